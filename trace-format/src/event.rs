@@ -1,0 +1,162 @@
+//! What happened, in order: the logical view of a trace's columns. Responsible for the meaning of each operation;
+//! not for its bytes (see `column` and the schema).
+
+use crate::id::{BlockId, DomainId, EntryId, ProcessId, Sequence, StackId, ThreadId};
+
+/// One event of the total order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// Position in the total order.
+    pub sequence: Sequence,
+    /// `CLOCK_MONOTONIC` since `Header::start_monotonic_ns`, rounded down to `Header::tick_ns`. Order is given by
+    /// `sequence`; across threads time may step back by less than a microsecond.
+    pub time_ns: u64,
+    /// The thread that caused it.
+    pub thread: ThreadId,
+    /// The call stack of the call; `EMPTY` where none was taken.
+    pub stack: StackId,
+    /// What happened.
+    pub op: Op,
+}
+
+/// Which block a free or realloc names, as the recorder resolved it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A live block of this heap, by its birth.
+    Block(BlockId),
+    /// An address that the recording never saw allocated: a block from before the recording, or one whose birth was lost.
+    Unknown {
+        /// The address given.
+        address: u64,
+    },
+    /// An address whose block is already dead (glibc frees each cached chunk again at thread exit).
+    Dead {
+        /// The address given.
+        address: u64,
+    },
+}
+
+/// A memory operation or a change in the life of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// A block is born: malloc, calloc, memalign…, `operator new`, `realloc(NULL, n)`. Placed at the call's return.
+    Alloc {
+        /// The entry point called.
+        entry: EntryId,
+        /// Its birth number.
+        block: BlockId,
+        /// Bytes requested (count × size for calloc).
+        size_bytes: u64,
+        /// Alignment requested, 0 where the entry point takes none.
+        alignment_bytes: u64,
+        /// Address of the block.
+        address: u64,
+        /// The domain whose call this one is part of, if another domain's allocation was pending on this thread.
+        inside: Option<DomainId>,
+    },
+    /// A request that returned NULL. Nothing was allocated. `realloc` failures are `ReallocFailed`.
+    AllocFailed {
+        /// The entry point called.
+        entry: EntryId,
+        /// Bytes requested.
+        size_bytes: u64,
+    },
+    /// A block dies: free, sized frees, `operator delete`, `realloc(p, 0)` that returned NULL. Placed at the call's entry.
+    Free {
+        /// The entry point called.
+        entry: EntryId,
+        /// What it named.
+        target: Target,
+    },
+    /// First half of a realloc, at its entry: the old block dies. The thread's next `ReallocEnd`, `ReallocFailed` or
+    /// `ReallocFreed` of the same entry closes it (innermost first); if none comes, the call never returned.
+    ReallocBegin {
+        /// The entry point called.
+        entry: EntryId,
+        /// The old block.
+        target: Target,
+        /// New size requested.
+        size_bytes: u64,
+    },
+    /// Second half, at its return: the new block is born.
+    ReallocEnd {
+        /// The entry point called.
+        entry: EntryId,
+        /// Birth number of the new block.
+        block: BlockId,
+        /// New size (the same as in the begin).
+        size_bytes: u64,
+        /// Address of the new block.
+        address: u64,
+    },
+    /// The realloc returned NULL for a size above 0: the old block lives on under its old birth number.
+    ReallocFailed {
+        /// The entry point called.
+        entry: EntryId,
+    },
+    /// The realloc had size 0 and returned NULL: it was a free. It counts as one free and as no realloc.
+    ReallocFreed {
+        /// The entry point called.
+        entry: EntryId,
+    },
+    /// The recorder saw a birth at an address that was live: the old block's death was missed. The old block dies here.
+    MissedFree {
+        /// The block that must have died.
+        block: BlockId,
+    },
+    /// A process appears: launched, attached to, or forked (`Process::parent`). A forked child starts with a copy of
+    /// its parent's heap unless `Process::shares_heap`.
+    ProcessStart {
+        /// The new process.
+        process: ProcessId,
+    },
+    /// A process image ends by exec, exit or the end of the recording; its heap is gone unless it was shared.
+    ProcessEnd {
+        /// The process.
+        process: ProcessId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A thread ends. Frees nothing.
+    ThreadEnd,
+    /// Events were lost here: after this event's predecessor and before the next event of the same CPU.
+    Loss {
+        /// The CPU that lost them.
+        cpu: u32,
+        /// Time of the first one, as `Event::time_ns`.
+        first_ns: u64,
+        /// Time of the last one.
+        last_ns: u64,
+        /// Births lost (allocs and ends of reallocs).
+        alloc_count: u64,
+        /// Deaths lost (frees and begins of reallocs).
+        free_count: u64,
+        /// All other events lost.
+        other_count: u64,
+    },
+    /// A phase begins or a marker fires (reserved for phase markers; `id` is a row of the marker table).
+    Marker {
+        /// Row of the marker table.
+        id: u32,
+        /// 0 point, 1 begin, 2 end.
+        kind: u8,
+        /// A value read with it.
+        value: u64,
+    },
+    /// An operation this version does not know. It holds its place in the order.
+    Unknown {
+        /// Its code.
+        code: u8,
+    },
+}
+
+/// Why a process image ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// It exited with this wait status (as `waitpid` gives it).
+    Exit(i32),
+    /// It called exec; the next image of the same pid follows.
+    Exec,
+    /// It was still running when the recording ended.
+    Detached,
+}
