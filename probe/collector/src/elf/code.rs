@@ -1,0 +1,78 @@
+//! Reads the machine code of an ELF file for `placement`. Responsible for turning virtual addresses into bytes and for where
+//! functions end; knows no instructions.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::{ElfError, ElfImage};
+use crate::placement::CodeSource;
+
+/// The code of a file: an image and the handle to read it through.
+pub struct ElfCode<'a> {
+    image: &'a ElfImage,
+    file: &'a File,
+    /// Start and end of every function that tells its size, ascending; read when first asked for.
+    functions: OnceCell<Vec<(u64, u64)>>,
+}
+
+impl<'a> ElfCode<'a> {
+    pub(super) fn new(image: &'a ElfImage, file: &'a File) -> Self {
+        Self { image, file, functions: OnceCell::new() }
+    }
+
+    /// Bytes from `vaddr` to the end of the function it lies in, 0 if the file does not tell.
+    pub fn function_size(&self, vaddr: u64) -> u64 {
+        self.function_end(vaddr).map_or(0, |end| end - vaddr)
+    }
+
+    /// Exactly the bytes at `vaddr`, or fewer where the segment ends.
+    ///
+    /// # Errors
+    /// If no file bytes are loaded there or they cannot be read.
+    pub fn bytes(&self, vaddr: u64, size_bytes: usize) -> Result<Vec<u8>, ElfError> {
+        let path = || self.image.path.clone();
+        let segment = self.image.segments.iter().find(|segment| segment.holds(vaddr));
+        let segment = segment.ok_or_else(|| ElfError::NoSuchAddress { path: path(), vaddr })?;
+        let distance = vaddr - segment.vaddr;
+        let mut data =
+            vec![0; (size_bytes as u64).min(segment.file_bytes - distance).min(self.image.file_bytes) as usize];
+        let offset = segment.file_offset.saturating_add(distance);
+        let mut filled = 0;
+        while filled < data.len() {
+            let read = self.file.read_at(&mut data[filled..], offset.saturating_add(filled as u64));
+            match read.map_err(|source| ElfError::Read { path: path(), source })? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        data.truncate(filled);
+        Ok(data)
+    }
+}
+
+impl CodeSource for ElfCode<'_> {
+    fn code_at(&self, vaddr: u64, size_bytes: usize) -> Vec<u8> {
+        let executable = self.image.segments.iter().any(|segment| segment.executable && segment.holds(vaddr));
+        if executable { self.bytes(vaddr, size_bytes).unwrap_or_default() } else { Vec::new() }
+    }
+
+    fn function_end(&self, vaddr: u64) -> Option<u64> {
+        let functions = self.functions.get_or_init(|| {
+            let mut ranges = Vec::new();
+            let scanned = self.image.visit_functions(self.file, |symbol| {
+                if symbol.size_bytes > 0 {
+                    ranges.push((symbol.vaddr, symbol.vaddr.saturating_add(symbol.size_bytes)));
+                }
+            });
+            if scanned.is_err() {
+                ranges.clear();
+            }
+            ranges.sort_unstable();
+            ranges.dedup();
+            ranges
+        });
+        let after = functions.partition_point(|(start, _)| *start <= vaddr);
+        functions[..after].iter().rev().take(8).find(|(_, end)| vaddr < *end).map(|(_, end)| *end)
+    }
+}

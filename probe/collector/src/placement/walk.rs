@@ -1,0 +1,208 @@
+//! Walks the line from a function's entry and chooses the probed instruction. The rules are derived in the module above.
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind, Register,
+};
+
+use super::arguments::ArgumentState;
+use super::branches::BranchTargets;
+use super::kernel::{KernelRules, Treatment};
+use super::{CodeSource, Function, LineEnd, Need, Placement, PlacementError};
+
+/// Instructions of the line that are looked at: allocators do their work long before that.
+const MAX_LINE_INSTRUCTIONS: usize = 64;
+
+/// An instruction of the line that could be probed.
+struct Candidate {
+    placement: Placement,
+    /// Address of the instruction.
+    vaddr: u64,
+}
+
+/// Chooses the instruction of `function` where a probe that needs `need` stands.
+///
+/// # Errors
+/// If there is no code, or the kernel refuses every usable instruction.
+pub fn place(
+    code: &dyn CodeSource,
+    function: Function,
+    need: &Need,
+    rules: KernelRules,
+) -> Result<Placement, PlacementError> {
+    let bytes = code.code_at(function.vaddr, function.extent_bytes());
+    if bytes.is_empty() {
+        return Err(PlacementError::NoCode { vaddr: function.vaddr });
+    }
+    let targets = BranchTargets::scan(code, function, &bytes);
+    let state =
+        ArgumentState::at_entry(&need.arguments).map_err(|position| PlacementError::NotInRegister { position })?;
+    let mut walk = Walk { function, need, rules, targets, state, dear: None, with_null: None, refusal: None, count: 0 };
+    walk.run(&bytes)
+}
+
+struct Walk<'a> {
+    function: Function,
+    need: &'a Need,
+    rules: KernelRules,
+    targets: BranchTargets,
+    state: ArgumentState,
+    /// First single-stepped instruction, used if none is emulated.
+    dear: Option<Candidate>,
+    /// The branch on NULL, used if no emulated instruction follows it.
+    with_null: Option<Candidate>,
+    /// Why the kernel refuses the first refused instruction.
+    refusal: Option<&'static str>,
+    count: usize,
+}
+
+/// Where the line goes after an instruction.
+enum Next {
+    Chosen(Candidate),
+    At { vaddr: u64, from: Option<u64> },
+    End(LineEnd),
+}
+
+impl Walk<'_> {
+    fn run(&mut self, bytes: &[u8]) -> Result<Placement, PlacementError> {
+        let start = self.function.vaddr;
+        let (mut vaddr, mut from) = (start, None);
+        let mut previous: Option<Instruction> = None;
+        let end = loop {
+            if vaddr != start && self.targets.leads_to(vaddr, from) {
+                break LineEnd::BranchTarget;
+            }
+            let Some(rest) = vaddr.checked_sub(start).and_then(|distance| bytes.get(distance as usize..)) else {
+                break LineEnd::CodeEnds;
+            };
+            let instruction = Decoder::with_ip(64, rest, vaddr, DecoderOptions::NONE).decode();
+            if instruction.is_invalid() || self.count >= MAX_LINE_INSTRUCTIONS {
+                break LineEnd::CodeEnds;
+            }
+            self.count += 1;
+            match self.look(&instruction, &rest[..instruction.len()], previous.as_ref()) {
+                Next::Chosen(candidate) => return Ok(candidate.placement),
+                Next::At { vaddr: next, from: source } => (vaddr, from) = (next, source),
+                Next::End(end) => break end,
+            }
+            previous = Some(instruction);
+        };
+        if let Some(candidate) = self.with_null.take() {
+            return Ok(candidate.placement);
+        }
+        if let Some(mut candidate) = self.dear.take() {
+            let reason = &mut candidate.placement.reason;
+            *reason =
+                format!("{reason}; no instruction the kernel emulates before {end}: each hit costs a second trap");
+            return Ok(candidate.placement);
+        }
+        match self.refusal {
+            Some(refusal) => Err(PlacementError::Refused { count: self.count, refusal, end }),
+            None => Err(PlacementError::NotAnInstruction { vaddr: start }),
+        }
+    }
+
+    fn look(&mut self, instruction: &Instruction, bytes: &[u8], previous: Option<&Instruction>) -> Next {
+        let locations = match self.state.locations() {
+            Ok(locations) => locations,
+            Err(end) => return Next::End(end),
+        };
+        if self.need.return_probe && self.state.pushed_bytes() != 0 {
+            return Next::End(LineEnd::StackPointerMoved);
+        }
+        let Ok(stack_adjust_bytes) = u32::try_from(self.state.pushed_bytes()) else {
+            return Next::End(LineEnd::StackPointerLost);
+        };
+        let treatment = self.rules.treatment(instruction, bytes);
+        let candidate = |reason: String| Candidate {
+            vaddr: instruction.ip(),
+            placement: Placement {
+                offset: instruction.ip().wrapping_sub(self.function.vaddr) as u32,
+                instruction: text(instruction),
+                emulated: treatment == Treatment::Emulated,
+                arguments: locations.clone(),
+                stack_adjust_bytes,
+                sees_null: self.with_null.is_none(),
+                re_entered: self.targets.leads_to(self.function.vaddr, None),
+                reason,
+            },
+        };
+        match treatment {
+            Treatment::Emulated => {
+                let candidate = candidate(self.explain(instruction));
+                return match self.branch_on_null(instruction, previous) {
+                    Some(next) if self.with_null.is_none() => {
+                        self.with_null = Some(candidate);
+                        next
+                    }
+                    _ => Next::Chosen(candidate),
+                };
+            }
+            Treatment::SingleStepped if self.dear.is_none() => {
+                let first = instruction.ip() == self.function.vaddr;
+                let place = if first { "the first instruction" } else { "the first instruction the kernel accepts" };
+                self.dear = Some(candidate(place.to_owned()));
+            }
+            Treatment::SingleStepped => {}
+            Treatment::Refused(refusal) => {
+                self.refusal.get_or_insert(refusal);
+            }
+        }
+        if instruction.flow_control() != FlowControl::Next {
+            return Next::End(LineEnd::ControlFlow);
+        }
+        match self.state.step(instruction) {
+            Ok(()) => Next::At { vaddr: instruction.next_ip(), from: None },
+            Err(end) => Next::End(end),
+        }
+    }
+
+    fn explain(&self, instruction: &Instruction) -> String {
+        let mut reason = if instruction.ip() == self.function.vaddr {
+            "the first instruction is one the kernel emulates".to_owned()
+        } else {
+            "the first instruction the kernel emulates, arguments intact".to_owned()
+        };
+        if let Some(branch) = &self.with_null {
+            let distance = branch.vaddr.wrapping_sub(self.function.vaddr);
+            reason = format!("{reason}, behind the test for NULL at +{distance:#x}");
+        }
+        if self.targets.leads_to(self.function.vaddr, None) {
+            reason.push_str("; a branch leads back to the entry, so that one call can hit it again");
+        }
+        reason
+    }
+
+    /// If this is the branch after a test for NULL of the argument that may be ignored: where the line goes on.
+    fn branch_on_null(&self, branch: &Instruction, previous: Option<&Instruction>) -> Option<Next> {
+        let (position, test) = (self.need.ignore_null?, previous?);
+        let tests_pointer = match test.mnemonic() {
+            Mnemonic::Test => test.op0_kind() == OpKind::Register && test.op0_register() == test.op1_register(),
+            Mnemonic::Cmp => {
+                test.op0_kind() == OpKind::Register
+                    && matches!(test.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+                    && test.immediate(1) == 0
+            }
+            _ => false,
+        };
+        let register = test.op0_register();
+        if !tests_pointer || register == Register::None || !self.state.holds(register, position) {
+            return None;
+        }
+        match branch.mnemonic() {
+            Mnemonic::Je => Some(Next::At { vaddr: branch.next_ip(), from: None }),
+            Mnemonic::Jne => {
+                let target = branch.near_branch_target();
+                // Only forwards: an offset before the function could not be told.
+                let forwards = target > branch.ip();
+                forwards.then_some(Next::At { vaddr: target, from: Some(branch.ip()) })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn text(instruction: &Instruction) -> String {
+    let mut text = String::new();
+    IntelFormatter::new().format(instruction, &mut text);
+    text
+}
