@@ -1,17 +1,39 @@
 //! The heaptape trace format: the only bridge between recording and analysis. Responsible for writing, reading,
 //! checking and salvaging `.htape` files; knows nothing of probes, replay or printing.
 
+mod assemble;
+mod column;
+mod damage;
+mod decode;
+mod encode;
+mod envelope;
 pub mod error;
 pub mod event;
+mod generated;
 pub mod id;
+mod intern;
+pub mod limits;
+mod message;
+mod pipeline;
 pub mod reader;
+mod rows;
 pub mod salvage;
+mod scan;
+mod shape;
+mod sink;
+mod survey;
+mod symbol_table;
 pub mod symbols;
 pub mod table;
+mod tail;
+mod varint;
 pub mod verify;
 pub mod version;
 pub mod writer;
 
+use generated::trace_capnp;
+
+pub use assemble::LOST;
 pub use error::{ReadError, SalvageError, WriteError};
 pub use event::{EndReason, Event, Op, Target};
 pub use id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};

@@ -1,10 +1,18 @@
-//! Salvaging a trace.
+//! Saving what is readable of a damaged or unfinished trace. Responsible for a whole file with the same events, ids and
+//! tables; not for finding what is readable (see `reader`).
+
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::error::SalvageError;
-use crate::reader::Problem;
+use crate::error::{SalvageError, WriteError};
+use crate::event::Event;
+use crate::id::BlockId;
+use crate::reader::{Problem, Trace};
+use crate::table::CaptureStats;
+use crate::writer::{TraceWriter, WITHOUT_ADDRESSES, WriterOptions};
 
-/// What was salvaged.
+/// What was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvaged {
     /// Events carried over.
@@ -17,10 +25,96 @@ pub struct Salvaged {
     pub file_bytes: u64,
 }
 
-/// Writes a whole file with a tail from what is readable of `input`.
+/// Writes a whole file with a tail from what is readable of `input`. Events keep their sequence and birth numbers, tables
+/// their ids. `CaptureStats::end` of the output is `salvaged` and its warnings say what is missing. Columns, operands and
+/// tables that this version does not know are left behind.
 ///
 /// # Errors
-/// The input cannot be read or the output not written.
-pub fn salvage(_input: impl AsRef<Path>, _output: impl AsRef<Path>) -> Result<Salvaged, SalvageError> {
-    todo!()
+/// The input cannot be read, the output cannot be written, or they are the same file.
+pub fn salvage(input: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<Salvaged, SalvageError> {
+    let (input, output) = (input.as_ref(), output.as_ref());
+    let mut trace = Trace::open(input)?;
+    if let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize())
+        && from == to
+    {
+        return Err(SalvageError::SameFile { path: output.to_owned() });
+    }
+    let file = File::create(output).map_err(|source| write_error(output, source))?;
+    let synced = file.try_clone().map_err(|source| write_error(output, source))?;
+    let addresses = !trace.header.options.iter().any(|option| option == WITHOUT_ADDRESSES);
+    let options = WriterOptions { addresses, ..WriterOptions::default() };
+    let mut writer = TraceWriter::create(file, output, &trace.header, options)?;
+    let symbols = std::mem::take(&mut trace.tables.symbols);
+    writer.take_over(trace.tables.clone());
+    let event_count = copy_events(&trace, &mut writer)?;
+    let problems = trace.problems();
+    let missing_event_count = trace.completeness.missing_event_count + (trace.event_count - event_count);
+    let stats = stats(&trace, &problems, missing_event_count);
+    let written = writer.finish(stats, symbols)?;
+    synced.sync_all().map_err(|source| write_error(output, source))?;
+    Ok(Salvaged { event_count, missing_event_count, problems, file_bytes: written.file_bytes })
+}
+
+/// Most problems repeated as warnings.
+const MAX_WARNINGS: usize = 100;
+
+fn copy_events(trace: &Trace, writer: &mut TraceWriter) -> Result<u64, SalvageError> {
+    let (mut event_count, mut chunks) = (0, trace.chunks().iter());
+    let mut result = Ok(());
+    trace.for_each_chunk(2, |events| {
+        if result.is_err() {
+            return;
+        }
+        let first = events[0].sequence;
+        let place = chunks.find(|chunk| chunk.event_count > 0 && chunk.first_sequence == first.0);
+        let first_block = place.map_or(writer.next_block(), |chunk| BlockId(chunk.first_block));
+        event_count += events.len() as u64;
+        result = copy_chunk(events, first_block, writer);
+    })?;
+    result?;
+    if let Some((sequence, block)) = trace.ends()
+        && (sequence, block) > (writer.next_sequence(), writer.next_block())
+        && block >= writer.next_block()
+    {
+        writer.skip_to(sequence, block)?;
+    }
+    Ok(event_count)
+}
+
+fn copy_chunk(events: &[Event], first_block: BlockId, writer: &mut TraceWriter) -> Result<(), WriteError> {
+    let first = events[0].sequence;
+    if (first, first_block) != (writer.next_sequence(), writer.next_block()) {
+        writer.skip_to(first, first_block)?;
+    }
+    for event in events {
+        writer.push(event.time_ns, event.thread, event.stack, &event.op)?;
+    }
+    Ok(())
+}
+
+fn stats(trace: &Trace, problems: &[Problem], missing_event_count: u64) -> CaptureStats {
+    let mut stats = trace.stats.clone().unwrap_or_default();
+    "salvaged".clone_into(&mut stats.end);
+    if trace.stats.is_none() {
+        stats.warnings.push(
+            "the recorder was ended before it wrote the tail: what came after the last event is not known, and the \
+             recorder's own counts are missing and read as 0"
+                .to_owned(),
+        );
+    }
+    if missing_event_count > 0 {
+        stats.warnings.push(format!("{missing_event_count} events are missing"));
+    }
+    for problem in problems.iter().take(MAX_WARNINGS) {
+        let missing = problem.missing_event_count.map_or(String::new(), |count| format!(" ({count} events missing)"));
+        stats.warnings.push(format!("salvaged: offset {}: {}{missing}", problem.offset, problem.what));
+    }
+    if problems.len() > MAX_WARNINGS {
+        stats.warnings.push(format!("salvaged: {} more problems", problems.len() - MAX_WARNINGS));
+    }
+    stats
+}
+
+fn write_error(path: &Path, source: std::io::Error) -> WriteError {
+    WriteError::Io { path: path.to_owned(), written_bytes: 0, source: Arc::new(source) }
 }

@@ -125,7 +125,7 @@ pub struct Entry {
 /// What an entry point does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EntryKind {
-    /// malloc, valloc, pvalloc, memalign, aligned_alloc, posix_memalign, operator new.
+    /// `malloc`, `valloc`, `pvalloc`, `memalign`, `aligned_alloc`, `posix_memalign`, `operator new`.
     Alloc,
     /// calloc.
     AllocZeroed,

@@ -1,25 +1,49 @@
-//! Writing a trace as a stream.
+//! Writing a trace as a stream. Responsible for the interface of the recorder, for checking what it hands over and for
+//! ending chunks; not for bytes (see `encode`, `rows`) nor for the file (see `sink`).
+//!
+//! ```text
+//! recorder ── push ──▶ ChunkEncoder ── 64 Ki events ──▶ queue ──▶ Sink: zstd, checksum, write   (second thread)
+//!          ── frame, stack, … ──▶ Tables ── new rows ──┘
+//! ```
+
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
 
+use crate::assemble::{empty_tables, set_nesting};
+use crate::column::Columns;
+use crate::encode::ChunkEncoder;
 use crate::error::WriteError;
-use crate::event::Op;
+use crate::event::{Op, Target};
 use crate::id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
+use crate::intern::Interner;
+use crate::limits::{BATCH_BYTES, MAX_CHUNK_EVENTS};
+use crate::rows::{Rows, TableLengths};
+use crate::shape::is_known_code;
+use crate::sink::{Job, Progress, Sink};
+use crate::symbol_table::SymbolColumns;
 use crate::table::{
-    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Module, Nesting, Probe, Process, Tables, Thread,
+    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Module, Nesting, Probe, Process, StackNode, Tables,
+    Thread,
 };
+use crate::tail::Tail;
 
-/// `Header::tick_ns` that recorders should use.
+/// `Header::tick_ns` that recorders should use, and that the writer puts into a header that says 0.
 pub const DEFAULT_TICK_NS: u32 = 64;
 
+/// Chunks that wait for the second thread before `push` waits for it.
+const QUEUE_CHUNKS: usize = 4;
+
 /// How to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterOptions {
-    /// Events per chunk.
+    /// Events per chunk, from 1 to 262144.
     pub chunk_events: usize,
-    /// zstd level.
+    /// zstd level of chunks.
     pub zstd_level: i32,
-    /// Whether addresses of blocks are stored.
+    /// Whether addresses of blocks are stored; without, they read as 0.
     pub addresses: bool,
 }
 
@@ -40,88 +64,177 @@ pub struct Written {
     pub chunk_count: u64,
 }
 
-/// Writes one trace.
+/// Writes one trace. Dropped without `finish`, it writes what it has and leaves the trace without a tail.
 #[derive(Debug)]
 pub struct TraceWriter {
+    path: PathBuf,
+    header: Header,
+    options: WriterOptions,
     tables: Tables,
+    interner: Interner,
+    /// Rows that chunks before this one brought.
+    sent: TableLengths,
+    changed_nestings: Vec<Nesting>,
+    encoder: ChunkEncoder,
+    event_count: u64,
+    salvaged: bool,
+    progress: Arc<Progress>,
+    /// `None` once the trace is ended.
+    jobs: Option<SyncSender<Job>>,
+    used_columns: Receiver<Columns>,
+    second_thread: Option<JoinHandle<()>>,
 }
 
 impl TraceWriter {
-    /// Begins a trace.
+    /// Begins a trace: writes its header and starts the thread that writes the rest. `path` is for messages only.
     ///
     /// # Errors
-    /// I/O.
+    /// If the header cannot be written.
     pub fn create(
-        _out: impl Write + Send + 'static,
-        _path: &Path,
-        _header: &Header,
-        _options: WriterOptions,
+        out: impl Write + Send + 'static,
+        path: &Path,
+        header: &Header,
+        options: WriterOptions,
     ) -> Result<Self, WriteError> {
-        todo!()
+        let mut header = header.clone();
+        if header.tick_ns == 0 {
+            header.tick_ns = DEFAULT_TICK_NS;
+        }
+        if !options.addresses && !header.options.iter().any(|option| option == WITHOUT_ADDRESSES) {
+            header.options.push(WITHOUT_ADDRESSES.to_owned());
+        }
+        let options = WriterOptions { chunk_events: options.chunk_events.clamp(1, MAX_CHUNK_EVENTS), ..options };
+        let progress = Arc::new(Progress::default());
+        let sink = Sink::create(Box::new(out), path.to_owned(), &header, options.zstd_level, Arc::clone(&progress))?;
+        let (jobs, receiver) = sync_channel(QUEUE_CHUNKS);
+        let (used_sender, used_columns) = channel();
+        let second_thread = std::thread::Builder::new()
+            .name("trace-writer".to_owned())
+            .spawn(move || sink.run(&receiver, &used_sender))
+            .map_err(|source| WriteError::Io {
+                path: path.to_owned(),
+                written_bytes: progress.written_bytes(),
+                source: Arc::new(source),
+            })?;
+        Ok(Self {
+            path: path.to_owned(),
+            encoder: ChunkEncoder::new(header.tick_ns, !options.addresses),
+            header,
+            options,
+            tables: empty_tables(),
+            interner: Interner::default(),
+            sent: TableLengths::EMPTY,
+            changed_nestings: Vec::new(),
+            event_count: 0,
+            salvaged: false,
+            progress,
+            jobs: Some(jobs),
+            used_columns,
+            second_thread: Some(second_thread),
+        })
     }
 
     /// Appends a module.
-    pub fn module(&mut self, _module: Module) -> ModuleId {
-        todo!()
+    pub fn module(&mut self, module: Module) -> ModuleId {
+        self.tables.modules.push(module);
+        ModuleId::from(self.tables.modules.len() - 1)
     }
 
-    /// Interns a frame.
-    pub fn frame(&mut self, _frame: Frame) -> FrameId {
-        todo!()
+    /// The id of a frame: one for each (module, address). Its module must be registered.
+    pub fn frame(&mut self, frame: Frame) -> FrameId {
+        assert!(frame.module.index() < self.tables.modules.len(), "the module of a frame is registered before it");
+        self.interner.frame(&mut self.tables.frames, frame)
     }
 
-    /// Interns a stack node.
-    pub fn stack(&mut self, _parent: StackId, _frame: FrameId) -> StackId {
-        todo!()
+    /// The id of the stack node for `frame` called from `parent`; both must be registered.
+    #[inline]
+    pub fn stack(&mut self, parent: StackId, frame: FrameId) -> StackId {
+        assert!(
+            parent.index() < self.tables.stacks.len() && frame.index() < self.tables.frames.len(),
+            "parent and frame of a stack node are registered before it"
+        );
+        self.interner.stack(&mut self.tables.stacks, StackNode { parent, frame })
     }
 
-    /// Appends a process image.
-    pub fn process(&mut self, _process: Process) -> ProcessId {
-        todo!()
+    /// Appends a process image. Its parent must be registered.
+    pub fn process(&mut self, process: Process) -> ProcessId {
+        let parent_known = process.parent.is_none_or(|parent| parent.index() < self.tables.processes.len());
+        assert!(parent_known, "the parent of a process is registered before it");
+        self.tables.processes.push(process);
+        ProcessId::from(self.tables.processes.len() - 1)
     }
 
-    /// Appends a thread.
-    pub fn thread(&mut self, _thread: Thread) -> ThreadId {
-        todo!()
+    /// Appends a thread. Its process must be registered.
+    pub fn thread(&mut self, thread: Thread) -> ThreadId {
+        assert!(
+            thread.process.index() < self.tables.processes.len(),
+            "the process of a thread is registered before it"
+        );
+        self.tables.threads.push(thread);
+        ThreadId::from(self.tables.threads.len() - 1)
     }
 
-    /// Appends a domain.
-    pub fn domain(&mut self, _domain: Domain) -> DomainId {
-        todo!()
+    /// Appends a domain. Its module must be registered.
+    pub fn domain(&mut self, domain: Domain) -> DomainId {
+        assert!(domain.module.index() < self.tables.modules.len(), "the module of a domain is registered before it");
+        self.tables.domains.push(domain);
+        DomainId::from(self.tables.domains.len() - 1)
     }
 
-    /// Appends an entry point.
-    pub fn entry(&mut self, _entry: Entry) -> EntryId {
-        todo!()
+    /// Appends an entry point. Its domain must be registered.
+    pub fn entry(&mut self, entry: Entry) -> EntryId {
+        assert!(
+            entry.domain.index() < self.tables.domains.len(),
+            "the domain of an entry point is registered before it"
+        );
+        self.tables.entries.push(entry);
+        EntryId::from(self.tables.entries.len() - 1)
     }
 
-    /// Appends a probe.
-    pub fn probe(&mut self, _probe: Probe) {
-        todo!()
+    /// Appends a probe. Its process and module must be registered.
+    pub fn probe(&mut self, probe: Probe) {
+        assert!(
+            probe.process.index() < self.tables.processes.len() && probe.module.index() < self.tables.modules.len(),
+            "process and module of a probe are registered before it"
+        );
+        self.tables.probes.push(probe);
     }
 
-    /// Sets the nesting of a pair of domains.
-    pub fn nesting(&mut self, _nesting: Nesting) {
-        todo!()
+    /// Sets the counts of a pair of domains, which must be registered: replaces those set before.
+    pub fn nesting(&mut self, nesting: Nesting) {
+        assert!(
+            nesting.outer.max(nesting.inner).index() < self.tables.domains.len(),
+            "the domains of a nesting are registered before it"
+        );
+        set_nesting(&mut self.tables.nestings, nesting);
+        set_nesting(&mut self.changed_nestings, nesting);
     }
 
-    /// The birth number the next `Alloc` or `ReallocEnd` must carry.
+    /// The birth number that the next `Alloc` or `ReallocEnd` must carry.
+    #[inline]
     pub fn next_block(&self) -> BlockId {
-        todo!()
+        self.encoder.next_block()
     }
 
-    /// Appends an event.
+    /// Appends an event. Waits for the second thread if it is several chunks behind.
     ///
     /// # Errors
-    /// An earlier I/O error, or a broken rule.
-    pub fn push(
-        &mut self,
-        _time_ns: u64,
-        _thread: ThreadId,
-        _stack: StackId,
-        _op: &Op,
-    ) -> Result<Sequence, WriteError> {
-        todo!()
+    /// `Rule` if the event names something that is not registered, a birth other than `next_block()`, or a block that is
+    /// not born; the event is not written then, and the writer goes on. Otherwise the first error of the second thread.
+    #[inline]
+    pub fn push(&mut self, time_ns: u64, thread: ThreadId, stack: StackId, op: &Op) -> Result<Sequence, WriteError> {
+        self.progress.check()?;
+        if thread.index() >= self.tables.threads.len() || stack.index() >= self.tables.stacks.len() || !self.allows(op)
+        {
+            return Err(self.rule(thread, stack, op));
+        }
+        let sequence = self.encoder.next_sequence();
+        self.encoder.push(time_ns, thread, stack, op);
+        self.event_count += 1;
+        if self.encoder.event_count() >= self.options.chunk_events || self.rows_wait() {
+            self.end_chunk()?;
+        }
+        Ok(sequence)
     }
 
     /// What has been registered so far.
@@ -131,27 +244,189 @@ impl TraceWriter {
 
     /// Events pushed so far.
     pub fn event_count(&self) -> u64 {
-        todo!()
+        self.event_count
     }
 
-    /// Bytes written so far.
+    /// Bytes written so far; behind what was pushed by up to some chunks.
     pub fn written_bytes(&self) -> u64 {
-        todo!()
+        self.progress.written_bytes()
     }
 
-    /// Ends the current chunk early.
+    /// Ends the current chunk early, so that a recorder that is killed loses little. Does not wait for the disk. Does
+    /// nothing if there is nothing new.
     ///
     /// # Errors
-    /// I/O.
+    /// The first error of the second thread.
     pub fn flush(&mut self) -> Result<(), WriteError> {
-        todo!()
+        self.progress.check()?;
+        let nothing_new = self.encoder.event_count() == 0
+            && self.sent == TableLengths::of(&self.tables)
+            && self.changed_nestings.is_empty();
+        if nothing_new { Ok(()) } else { self.end_chunk() }
     }
 
-    /// Writes the tail.
+    /// Ends the trace: writes the last chunk, all tables, symbols (by frame id; trailing rows may be missing) and the
+    /// tail, and waits for it. Syncing the file is the caller's business.
     ///
     /// # Errors
-    /// I/O.
-    pub fn finish(self, _stats: CaptureStats, _symbols: Vec<FrameSymbols>) -> Result<Written, WriteError> {
-        todo!()
+    /// The first error of the second thread.
+    pub fn finish(mut self, stats: CaptureStats, mut symbols: Vec<FrameSymbols>) -> Result<Written, WriteError> {
+        self.flush()?;
+        let mut next = TableLengths::EMPTY;
+        let mut nestings = self.tables.nestings.clone();
+        while next != TableLengths::of(&self.tables) || !nestings.is_empty() {
+            let rows = Rows::take(&self.tables, &mut next);
+            // Nestings refer to domains: they come with the last rows.
+            let rows =
+                if next == TableLengths::of(&self.tables) { rows.with(std::mem::take(&mut nestings)) } else { rows };
+            self.send(Job::Tables(Box::new(rows)))?;
+        }
+        symbols.truncate(self.tables.frames.len());
+        let mut next = 0;
+        while next < symbols.len() {
+            self.send(Job::Symbols(Box::new(SymbolColumns::take(&symbols, &mut next))))?;
+        }
+        self.send(Job::Tail(Box::new(Tail {
+            header: self.header.clone(),
+            stats,
+            event_count: self.event_count,
+            block_count: self.encoder.next_block().0,
+            sequence_end: self.encoder.next_sequence().0,
+            salvaged: self.salvaged,
+            ..Tail::default()
+        })))?;
+        self.join();
+        self.progress.check()?;
+        Ok(Written {
+            file_bytes: self.progress.written_bytes(),
+            event_count: self.event_count,
+            chunk_count: self.progress.chunk_count(),
+        })
+    }
+
+    /// Takes over the tables of another trace as they are: its ids stay.
+    pub(crate) fn take_over(&mut self, tables: Tables) {
+        self.interner = Interner::of(&tables);
+        self.changed_nestings.clone_from(&tables.nestings);
+        self.tables = tables;
+        self.salvaged = true;
+    }
+
+    /// Leaves out lost events: the next one has this number and the next birth that one. Neither may step back.
+    pub(crate) fn skip_to(&mut self, sequence: Sequence, block: BlockId) -> Result<(), WriteError> {
+        self.flush()?;
+        debug_assert!(sequence >= self.encoder.next_sequence() && block >= self.encoder.next_block(), "order goes on");
+        self.encoder.begin(sequence, block);
+        Ok(())
+    }
+
+    /// Where the next event goes.
+    pub(crate) fn next_sequence(&self) -> Sequence {
+        self.encoder.next_sequence()
+    }
+
+    /// Whether everything that the operation names is there.
+    #[inline]
+    fn allows(&self, op: &Op) -> bool {
+        let entry_known = |entry: EntryId| entry.index() < self.tables.entries.len();
+        let target_known = |target: Target| match target {
+            Target::Block(block) => block < self.next_block(),
+            Target::Unknown { .. } | Target::Dead { .. } => true,
+        };
+        match *op {
+            Op::Alloc { entry, block, inside, .. } => {
+                entry_known(entry)
+                    && block == self.next_block()
+                    && inside.is_none_or(|domain| domain.index() < self.tables.domains.len())
+            }
+            Op::Free { entry, target } | Op::ReallocBegin { entry, target, .. } => {
+                entry_known(entry) && target_known(target)
+            }
+            Op::ReallocEnd { entry, block, .. } => entry_known(entry) && block == self.next_block(),
+            Op::AllocFailed { entry, .. } | Op::ReallocFailed { entry } | Op::ReallocFreed { entry } => {
+                entry_known(entry)
+            }
+            Op::MissedFree { block } => block < self.next_block(),
+            Op::ProcessStart { process } | Op::ProcessEnd { process, .. } => {
+                process.index() < self.tables.processes.len()
+            }
+            Op::ThreadEnd | Op::Loss { .. } | Op::Marker { .. } => true,
+            Op::Unknown { code } => !is_known_code(code),
+        }
+    }
+
+    #[cold]
+    fn rule(&self, thread: ThreadId, stack: StackId, op: &Op) -> WriteError {
+        WriteError::Rule {
+            path: self.path.clone(),
+            sequence: self.encoder.next_sequence().0,
+            rule: format!(
+                "everything named is registered first, births are numbered in order (next: {}) and blocks are born \
+                 before they die; got {op:?} on thread {} with stack {}",
+                self.next_block().0,
+                thread.0,
+                stack.0
+            ),
+        }
+    }
+
+    /// Whether so many rows are new that a chunk could outgrow its limit.
+    #[inline]
+    fn rows_wait(&self) -> bool {
+        (self.tables.stacks.len() - self.sent.stacks) * 8 + (self.tables.frames.len() - self.sent.frames) * 16
+            > BATCH_BYTES / 2
+    }
+
+    /// Sends the events so far with all rows that are new; rows beyond one message go ahead in chunks without events.
+    fn end_chunk(&mut self) -> Result<(), WriteError> {
+        let mut rows = Rows::take(&self.tables, &mut self.sent);
+        while self.sent != TableLengths::of(&self.tables) {
+            let more = Rows::take(&self.tables, &mut self.sent);
+            let facts = self.encoder.facts_before();
+            let before = std::mem::replace(&mut rows, more);
+            self.send(Job::Chunk(Box::new((facts, Columns::default(), before))))?;
+        }
+        let rows = rows.with(std::mem::take(&mut self.changed_nestings));
+        let fresh = self.used_columns.try_recv().map_or_else(
+            |_| Columns::default(),
+            |mut columns| {
+                columns.clear();
+                columns
+            },
+        );
+        let (facts, columns) = self.encoder.take(fresh);
+        self.send(Job::Chunk(Box::new((facts, columns, rows))))
+    }
+
+    fn send(&mut self, job: Job) -> Result<(), WriteError> {
+        self.progress.check()?;
+        let jobs = self.jobs.as_ref().expect("a trace that is ended is consumed");
+        if jobs.send(job).is_err() {
+            self.join();
+        }
+        Ok(())
+    }
+
+    /// Ends the second thread; passes its panic on.
+    fn join(&mut self) {
+        self.jobs = None;
+        if let Some(Err(panic)) = self.second_thread.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Header option of traces without addresses.
+pub(crate) const WITHOUT_ADDRESSES: &str = "addresses=false";
+
+impl Drop for TraceWriter {
+    fn drop(&mut self) {
+        if self.jobs.is_some() {
+            // Nobody is left to tell of an error.
+            let _ = self.flush();
+            self.join();
+        }
     }
 }

@@ -1,0 +1,283 @@
+//! Columns into events. Responsible for the hot path of reading and for refusing what breaks a rule of the schema, so
+//! that every id of a decoded event is in range; not for where chunks come from (see `reader`).
+
+use crate::column::{FoundColumns, Runs};
+use crate::damage::Damage;
+use crate::encode::{ADDRESS_ALIGNMENT_BITS, ChunkFacts};
+use crate::event::{EndReason, Event, Op, Target};
+use crate::generated::trace_capnp as schema;
+use crate::id::{BlockId, ProcessId, Sequence, StackId, ThreadId};
+use crate::limits::MAX_CHUNK_EVENTS;
+use crate::shape::{Shape, decode_shapes};
+use crate::table::Tables;
+use crate::varint::{Varints, unzigzag};
+
+/// Reads what a chunk says of itself.
+pub(crate) fn read_facts(chunk: schema::chunk::Reader<'_>) -> Result<ChunkFacts, Damage> {
+    let facts = ChunkFacts {
+        first_sequence: Sequence(chunk.get_first_sequence()),
+        event_count: chunk.get_event_count(),
+        first_block: BlockId(chunk.get_first_block()),
+        block_count: chunk.get_block_count(),
+        first_tick: chunk.get_first_tick(),
+        tick_ns: chunk.get_tick_ns(),
+        without_addresses: chunk.get_without_addresses(),
+    };
+    if facts.event_count as usize > MAX_CHUNK_EVENTS {
+        return Err(Damage::new(format!(
+            "it says that it holds {} events; the format allows {MAX_CHUNK_EVENTS}",
+            facts.event_count
+        )));
+    }
+    if facts.block_count > facts.event_count {
+        return Err(Damage::new("it says that it holds more births than events"));
+    }
+    if facts.tick_ns == 0 {
+        return Err(Damage::new("its clock ticks every 0 ns"));
+    }
+    let ends = facts.first_sequence.0.checked_add(u64::from(facts.event_count));
+    // Links count births up to 2 beyond the last one.
+    if ends.is_none() || facts.first_block.0 > u64::MAX - MAX_CHUNK_EVENTS as u64 - 2 {
+        return Err(Damage::new("its numbers end beyond 64 bits"));
+    }
+    Ok(facts)
+}
+
+/// Sizes of the tables that events refer to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bounds {
+    threads: usize,
+    stacks: usize,
+    processes: usize,
+    entries: usize,
+    domains: usize,
+}
+
+impl Bounds {
+    pub(crate) fn of(tables: &Tables) -> Self {
+        Self {
+            threads: tables.threads.len(),
+            stacks: tables.stacks.len(),
+            processes: tables.processes.len(),
+            entries: tables.entries.len(),
+            domains: tables.domains.len(),
+        }
+    }
+}
+
+/// Decodes a chunk into `events`, which is cleared first. All or nothing: after an error it is empty.
+pub(crate) fn decode_chunk(
+    chunk: schema::chunk::Reader<'_>,
+    bounds: &Bounds,
+    events: &mut Vec<Event>,
+) -> Result<(), Damage> {
+    events.clear();
+    let facts = read_facts(chunk)?;
+    let columns = FoundColumns::find(chunk.get_columns()?)?;
+    let shapes = decode_shapes(columns.shapes, bounds.entries, bounds.domains)?;
+    // Each event takes at least a byte of this column: no more memory than the chunk can fill.
+    if columns.shape.len() < facts.event_count as usize {
+        return Err(Damage::new("the column of events ends too early"));
+    }
+    events.reserve(facts.event_count as usize);
+    let mut decoder = Decoder::new(&facts, &columns, bounds);
+    let result = decoder.run(&shapes, &facts, Varints::new(columns.shape, "the column of events"), events);
+    if result.is_err() {
+        events.clear();
+    }
+    result
+}
+
+struct Decoder<'a> {
+    thread: Runs<'a>,
+    time: Varints<'a>,
+    stack: Varints<'a>,
+    size: Varints<'a>,
+    address: Varints<'a>,
+    link: Varints<'a>,
+    alignment: Varints<'a>,
+    extra: Varints<'a>,
+    bounds: &'a Bounds,
+    without_addresses: bool,
+    next_block: u64,
+    last_address: u64,
+    realloc_size_bytes: Option<u64>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(facts: &ChunkFacts, columns: &FoundColumns<'a>, bounds: &'a Bounds) -> Self {
+        Self {
+            thread: Runs::new(columns.thread, "the column of threads"),
+            time: Varints::new(columns.time, "the column of times"),
+            stack: Varints::new(columns.stack, "the column of stacks"),
+            size: Varints::new(columns.size, "the column of sizes"),
+            address: Varints::new(columns.address, "the column of addresses"),
+            link: Varints::new(columns.link, "the column of links"),
+            alignment: Varints::new(columns.alignment, "the column of alignments"),
+            extra: Varints::new(columns.extra, "the column of extra operands"),
+            bounds,
+            without_addresses: facts.without_addresses,
+            next_block: facts.first_block.0,
+            last_address: 0,
+            realloc_size_bytes: None,
+        }
+    }
+
+    fn run(
+        &mut self,
+        shapes: &[Shape],
+        facts: &ChunkFacts,
+        mut numbers: Varints<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Damage> {
+        let mut tick = facts.first_tick;
+        let tick_ns = u64::from(facts.tick_ns);
+        for index in 0..u64::from(facts.event_count) {
+            let number = numbers.next()?;
+            let Some(shape) = shapes.get(number as usize) else {
+                return Err(Damage::new(format!("an event has shape {number} of {}", shapes.len())));
+            };
+            tick = tick.wrapping_add(unzigzag(self.time.next()?) as u64);
+            let thread = self.thread.next()?;
+            let stack = self.stack.next()?;
+            if thread >= self.bounds.threads as u64 {
+                return Err(Damage::new(format!("an event names thread {thread} of {}", self.bounds.threads)));
+            }
+            if stack >= self.bounds.stacks as u64 {
+                return Err(Damage::new(format!("an event names stack {stack} of {}", self.bounds.stacks)));
+            }
+            let op = self.op(shape)?;
+            events.push(Event {
+                sequence: Sequence(facts.first_sequence.0 + index),
+                time_ns: tick.saturating_mul(tick_ns),
+                thread: ThreadId(thread as u32),
+                stack: StackId(stack as u32),
+                op,
+            });
+        }
+        let births = self.next_block - facts.first_block.0;
+        if births != u64::from(facts.block_count) {
+            return Err(Damage::new(format!("it holds {births} births where it says {}", facts.block_count)));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn op(&mut self, shape: &Shape) -> Result<Op, Damage> {
+        let entry = shape.entry;
+        Ok(match shape.code {
+            schema::OP_ALLOC => {
+                let size_bytes = self.size.next()?;
+                let address = self.birth_address()?;
+                Op::Alloc { entry, block: self.birth(), size_bytes, alignment_bytes: 0, address, inside: shape.inside }
+            }
+            schema::OP_FREE => Op::Free { entry, target: self.target()? },
+            schema::OP_REALLOC_BEGIN => {
+                let target = self.target()?;
+                let size_bytes = self.size.next()?;
+                self.realloc_size_bytes = Some(size_bytes);
+                Op::ReallocBegin { entry, target, size_bytes }
+            }
+            schema::OP_REALLOC_END | schema::OP_REALLOC_END_SAME => {
+                let size_bytes = if shape.code == schema::OP_REALLOC_END {
+                    self.size.next()?
+                } else {
+                    self.realloc_size_bytes.ok_or_else(|| Damage::new("the end of a realloc lacks its size"))?
+                };
+                let address = self.birth_address()?;
+                Op::ReallocEnd { entry, block: self.birth(), size_bytes, address }
+            }
+            _ => self.rare_op(shape)?,
+        })
+    }
+
+    #[cold]
+    fn rare_op(&mut self, shape: &Shape) -> Result<Op, Damage> {
+        let entry = shape.entry;
+        Ok(match shape.code {
+            schema::OP_ALLOC_ALIGNED => {
+                let size_bytes = self.size.next()?;
+                let address = self.birth_address()?;
+                let alignment_bytes = self.alignment.next()?;
+                Op::Alloc { entry, block: self.birth(), size_bytes, alignment_bytes, address, inside: shape.inside }
+            }
+            schema::OP_ALLOC_FAILED => Op::AllocFailed { entry, size_bytes: self.size.next()? },
+            schema::OP_REALLOC_FAILED => Op::ReallocFailed { entry },
+            schema::OP_REALLOC_FREED => Op::ReallocFreed { entry },
+            schema::OP_MISSED_FREE => match self.target()? {
+                Target::Block(block) => Op::MissedFree { block },
+                _ => return Err(Damage::new("a missed free names no block")),
+            },
+            schema::OP_PROCESS_START => Op::ProcessStart { process: self.process()? },
+            schema::OP_PROCESS_END => {
+                let process = self.process()?;
+                let (reason, status) = (self.extra.next()?, unzigzag(self.extra.next()?));
+                let reason = match reason {
+                    0 => EndReason::Exit(
+                        i32::try_from(status)
+                            .map_err(|_| Damage::new(format!("a wait status is {status}, above 32 bits")))?,
+                    ),
+                    1 => EndReason::Exec,
+                    2 => EndReason::Detached,
+                    _ => return Err(Damage::new(format!("a process ends for the unknown reason {reason}"))),
+                };
+                Op::ProcessEnd { process, reason }
+            }
+            schema::OP_THREAD_END => Op::ThreadEnd,
+            schema::OP_LOSS => Op::Loss {
+                cpu: self.extra.next_u32()?,
+                first_ns: self.extra.next()?,
+                last_ns: self.extra.next()?,
+                alloc_count: self.extra.next()?,
+                free_count: self.extra.next()?,
+                other_count: self.extra.next()?,
+            },
+            schema::OP_MARKER => Op::Marker {
+                id: self.extra.next_u32()?,
+                kind: u8::try_from(self.extra.next()?).map_err(|_| Damage::new("a marker's kind is above 255"))?,
+                value: self.extra.next()?,
+            },
+            code => Op::Unknown { code },
+        })
+    }
+
+    #[inline]
+    fn birth(&mut self) -> BlockId {
+        let block = BlockId(self.next_block);
+        self.next_block += 1;
+        block
+    }
+
+    #[inline]
+    fn birth_address(&mut self) -> Result<u64, Damage> {
+        if self.without_addresses { Ok(0) } else { self.address() }
+    }
+
+    #[inline]
+    fn address(&mut self) -> Result<u64, Damage> {
+        self.last_address = self.last_address.wrapping_add(unzigzag(self.address.next()?) as u64);
+        Ok(self.last_address.rotate_left(ADDRESS_ALIGNMENT_BITS))
+    }
+
+    #[inline]
+    fn target(&mut self) -> Result<Target, Damage> {
+        match self.link.next()? {
+            0 => Ok(Target::Unknown { address: self.address()? }),
+            1 => Ok(Target::Dead { address: self.address()? }),
+            link if link - 1 <= self.next_block => Ok(Target::Block(BlockId(self.next_block + 1 - link))),
+            link => Err(Damage::new(format!(
+                "an event names the block born {} births ago, there were only {}",
+                link - 1,
+                self.next_block
+            ))),
+        }
+    }
+
+    fn process(&mut self) -> Result<ProcessId, Damage> {
+        let process = self.extra.next_u32()?;
+        if process as usize >= self.bounds.processes {
+            return Err(Damage::new(format!("an event names process {process} of {}", self.bounds.processes)));
+        }
+        Ok(ProcessId(process))
+    }
+}

@@ -1,0 +1,81 @@
+//! Finding the id of a frame or stack node that was registered before. Responsible for one id per value; not for the
+//! tables themselves, which it looks into instead of keeping keys.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::id::{FrameId, StackId};
+use crate::table::{Frame, StackNode, Tables};
+
+/// Ids by value.
+#[derive(Debug, Default)]
+pub(crate) struct Interner {
+    frames: HashTable<u32>,
+    stacks: HashTable<u32>,
+    hasher: FixedState,
+}
+
+impl Interner {
+    /// Knows the rows of these tables; of equal rows, the first.
+    pub(crate) fn of(tables: &Tables) -> Self {
+        let mut interner = Self::default();
+        for (index, frame) in tables.frames.iter().enumerate() {
+            interner.find_frame(&tables.frames, frame, index);
+        }
+        for (index, node) in tables.stacks.iter().enumerate().skip(1) {
+            interner.find_stack(&tables.stacks, *node, index);
+        }
+        interner
+    }
+
+    /// The id of the frame, which is appended if it is new.
+    pub(crate) fn frame(&mut self, frames: &mut Vec<Frame>, frame: Frame) -> FrameId {
+        let id = self.find_frame(frames, &frame, frames.len());
+        if id == frames.len() {
+            frames.push(frame);
+        }
+        FrameId::from(id)
+    }
+
+    /// The id of the node, which is appended if it is new.
+    #[inline]
+    pub(crate) fn stack(&mut self, stacks: &mut Vec<StackNode>, node: StackNode) -> StackId {
+        let id = self.find_stack(stacks, node, stacks.len());
+        if id == stacks.len() {
+            stacks.push(node);
+        }
+        StackId::from(id)
+    }
+
+    /// The index of an equal row, or `next`, which is then known as its index.
+    fn find_frame(&mut self, frames: &[Frame], frame: &Frame, next: usize) -> usize {
+        let hasher = &self.hasher;
+        let hash = |frame: &Frame| hasher.hash_one((frame.address, frame.module.0));
+        let entry =
+            self.frames.entry(hash(frame), |&id| frames[id as usize] == *frame, |&id| hash(&frames[id as usize]));
+        match entry {
+            Entry::Occupied(entry) => *entry.get() as usize,
+            Entry::Vacant(entry) => {
+                entry.insert(next as u32);
+                next
+            }
+        }
+    }
+
+    #[inline]
+    fn find_stack(&mut self, stacks: &[StackNode], node: StackNode, next: usize) -> usize {
+        let hasher = &self.hasher;
+        let hash = |node: StackNode| hasher.hash_one(u64::from(node.parent.0) << 32 | u64::from(node.frame.0));
+        let entry = self.stacks.entry(hash(node), |&id| stacks[id as usize] == node, |&id| hash(stacks[id as usize]));
+        match entry {
+            Entry::Occupied(entry) => *entry.get() as usize,
+            Entry::Vacant(entry) => {
+                entry.insert(next as u32);
+                next
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What a file holds, before any event is decoded. Responsible for putting header, tables, tail and the list of readable
+//! chunks together from the envelopes of a walk, with or without a tail, and for saying what is missing; not for events.
+//!
+//! ```text
+//! scan ──▶ envelopes ──▶ tail whole, and its tables, and its index fits? ──yes──▶ tables, chunks from the tail
+//!                              │ no
+//!                              └──▶ pre-pass: uncompress every chunk once for its facts and its new rows
+//! ```
+
+use std::fs::File;
+use std::io;
+
+use crate::assemble::Assembler;
+use crate::damage::Damage;
+use crate::decode::read_facts;
+use crate::envelope::Kind;
+use crate::generated::trace_capnp as schema;
+use crate::limits::table_budget_bytes;
+use crate::reader::Problem;
+use crate::scan::{Found, Scan};
+use crate::symbol_table::read_symbols;
+use crate::table::{FrameSymbols, Header, Tables};
+use crate::tail::{Tail, read_header, read_tail};
+
+/// A chunk that can be decoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkPlace {
+    pub(crate) found: Found,
+    pub(crate) first_sequence: u64,
+    pub(crate) event_count: u64,
+    pub(crate) first_block: u64,
+    /// First birth of the chunk after it: its own end before.
+    pub(crate) block_limit: u64,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) header: Header,
+    pub(crate) tables: Tables,
+    pub(crate) tail: Option<Tail>,
+    /// In order; sequence and birth numbers never step back.
+    pub(crate) chunks: Vec<ChunkPlace>,
+    pub(crate) problems: Vec<Problem>,
+    /// Sequence numbers without an event, those of the problems included.
+    pub(crate) missing_event_count: u64,
+    /// Whether header, a chunk or the tail was readable.
+    pub(crate) found_anything: bool,
+}
+
+/// Surveys a file that was walked.
+pub(crate) fn survey(file: &File, file_bytes: u64, scan: Scan) -> io::Result<Survey> {
+    let mut surveyor = Surveyor { file, file_bytes, problems: scan.problems, tick_ns: 0 };
+    let header = surveyor.header(&scan.found)?;
+    let tail = surveyor.tail(&scan.found)?;
+    if tail.is_none() {
+        surveyor.problem(
+            file_bytes,
+            "the trace has no readable tail: its recorder was ended before it could write one, or the end is damaged",
+        );
+    } else if !scan.has_footer {
+        surveyor.problem(file_bytes, "the footer is missing or damaged");
+    }
+    let tail_tables = match &tail {
+        Some(tail) => surveyor.tail_tables(tail, &scan.found)?,
+        None => None,
+    };
+    let indexed = tail.as_ref().and_then(|tail| indexed_chunks(tail, &scan.found));
+    let (chunks, tables) = match (indexed, tail_tables) {
+        (Some(chunks), Some(tables)) => (chunks, tables),
+        (_, tail_tables) => {
+            let (chunks, tables) = surveyor.pre_pass(&scan.found)?;
+            (chunks, tail_tables.unwrap_or(tables))
+        }
+    };
+    let mut tables = tables;
+    surveyor.symbols(&scan.found, &mut tables)?;
+    let sequence_end = tail.as_ref().map(|tail| tail.sequence_end);
+    let chunk_found = !chunks.is_empty();
+    let chunks = surveyor.in_order(chunks);
+    let missing_event_count = surveyor.find_gaps(&chunks, sequence_end);
+    let found_anything = header.is_some() || tail.is_some() || chunk_found;
+    let header = match (header, &tail) {
+        (Some(header), _) => header,
+        (None, Some(tail)) => tail.header.clone(),
+        (None, None) => Header { tick_ns: surveyor.tick_ns, ..Header::default() },
+    };
+    let mut problems = surveyor.problems;
+    problems.sort_by_key(|problem| problem.offset);
+    Ok(Survey { header, tables, tail, chunks, problems, missing_event_count, found_anything })
+}
+
+/// The chunks of the tail's index that are there; `None` if the index does not fit the file.
+fn indexed_chunks(tail: &Tail, found: &[Found]) -> Option<Vec<ChunkPlace>> {
+    let mut entries = tail.chunks.iter().peekable();
+    let mut chunks = Vec::new();
+    for found in found.iter().filter(|found| found.envelope.kind == Kind::CHUNK) {
+        while entries.next_if(|entry| entry.offset < found.offset).is_some() {}
+        let entry = entries.next_if(|entry| entry.offset == found.offset)?;
+        chunks.push(ChunkPlace {
+            found: *found,
+            first_sequence: entry.first_sequence,
+            event_count: u64::from(entry.event_count),
+            first_block: entry.first_block,
+            block_limit: u64::MAX,
+        });
+    }
+    Some(chunks)
+}
+
+struct Surveyor<'a> {
+    file: &'a File,
+    file_bytes: u64,
+    problems: Vec<Problem>,
+    /// Of the first chunk that the pre-pass read.
+    tick_ns: u32,
+}
+
+impl Surveyor<'_> {
+    fn problem(&mut self, offset: u64, what: impl Into<String>) {
+        self.problems.push(Problem { offset, what: what.into(), missing_event_count: None });
+    }
+
+    fn damage(&mut self, found: &Found, damage: &Damage) {
+        self.problem(found.offset, format!("a {} is damaged: {damage}", found.envelope.kind.name()));
+    }
+
+    /// Reads an envelope's message with `read`; damage becomes a problem and `None`.
+    fn read<T>(
+        &mut self,
+        found: &Found,
+        read: impl FnOnce(&crate::message::MessageReader<'_>, u64) -> Result<T, Damage>,
+    ) -> io::Result<Option<T>> {
+        let result = found.unpack(self.file)?.and_then(|message| read(&message.reader()?, message.bytes()));
+        Ok(match result {
+            Ok(value) => Some(value),
+            Err(damage) => {
+                self.damage(found, &damage);
+                None
+            }
+        })
+    }
+
+    fn header(&mut self, found: &[Found]) -> io::Result<Option<Header>> {
+        for found in of_kind(found, Kind::HEADER) {
+            let header =
+                self.read(found, |message, _| read_header(message.get_root::<schema::header::Reader<'_>>()?))?;
+            if header.is_some() {
+                return Ok(header);
+            }
+        }
+        self.problem(crate::envelope::MARK_BYTES as u64, "the header is missing or damaged");
+        Ok(None)
+    }
+
+    /// The last tail that is whole.
+    fn tail(&mut self, found: &[Found]) -> io::Result<Option<Tail>> {
+        let chunk_limit = self.file_bytes / crate::envelope::ENVELOPE_BYTES as u64;
+        let mut last = None;
+        for found in of_kind(found, Kind::TAIL) {
+            let tail = self.read(found, |message, _| read_tail(message.get_root()?, chunk_limit))?;
+            last = tail.or(last);
+        }
+        Ok(last)
+    }
+
+    /// Tables of the tail, if all of their messages are readable.
+    fn tail_tables(&mut self, tail: &Tail, found: &[Found]) -> io::Result<Option<Tables>> {
+        let mut assembler = Assembler::new(table_budget_bytes(self.file_bytes));
+        let mut count = 0;
+        for found in of_kind(found, Kind::TABLES) {
+            let add = |message: &crate::message::MessageReader<'_>, bytes| assembler.add(message.get_root()?, bytes);
+            if self.read(found, add)?.is_none() {
+                return Ok(None);
+            }
+            count += 1;
+        }
+        Ok((count == tail.table_offsets.len() && assembler.lost_row_count() == 0).then(|| assembler.finish()))
+    }
+
+    /// Facts and new rows of every chunk.
+    fn pre_pass(&mut self, found: &[Found]) -> io::Result<(Vec<ChunkPlace>, Tables)> {
+        let mut assembler = Assembler::new(table_budget_bytes(self.file_bytes));
+        let mut chunks = Vec::new();
+        for found in of_kind(found, Kind::CHUNK) {
+            let facts = self.read(found, |message, bytes| {
+                let chunk = message.get_root::<schema::chunk::Reader<'_>>()?;
+                let facts = read_facts(chunk)?;
+                assembler.add(chunk.get_dictionary()?, bytes)?;
+                Ok(facts)
+            })?;
+            if let Some(facts) = facts {
+                self.tick_ns = if self.tick_ns == 0 { facts.tick_ns } else { self.tick_ns };
+                chunks.push(ChunkPlace {
+                    found: *found,
+                    first_sequence: facts.first_sequence.0,
+                    event_count: u64::from(facts.event_count),
+                    first_block: facts.first_block.0,
+                    block_limit: u64::MAX,
+                });
+            }
+        }
+        Ok((chunks, assembler.finish()))
+    }
+
+    fn symbols(&mut self, found: &[Found], tables: &mut Tables) -> io::Result<()> {
+        let mut budget_bytes = table_budget_bytes(self.file_bytes);
+        let mut rows: Vec<FrameSymbols> = Vec::new();
+        for found in of_kind(found, Kind::SYMBOLS) {
+            rows.resize(tables.frames.len(), FrameSymbols::default());
+            self.read(found, |message, _| read_symbols(message.get_root()?, &mut rows, &mut budget_bytes))?;
+        }
+        tables.symbols = rows;
+        Ok(())
+    }
+
+    /// Leaves out chunks whose numbers step back.
+    fn in_order(&mut self, chunks: Vec<ChunkPlace>) -> Vec<ChunkPlace> {
+        let (mut sequence, mut block) = (0, 0);
+        let mut kept = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            if chunk.first_sequence < sequence || chunk.first_block < block {
+                self.problem(
+                    chunk.found.offset,
+                    format!("a chunk begins at event {}, where {sequence} were read already", chunk.first_sequence),
+                );
+                continue;
+            }
+            sequence = chunk.first_sequence.saturating_add(chunk.event_count);
+            block = chunk.first_block;
+            if let Some(before) = kept.last_mut() {
+                let before: &mut ChunkPlace = before;
+                before.block_limit = block;
+            }
+            kept.push(chunk);
+        }
+        kept
+    }
+
+    /// Reports events that no chunk holds; returns how many.
+    fn find_gaps(&mut self, chunks: &[ChunkPlace], sequence_end: Option<u64>) -> u64 {
+        let mut missing = 0u64;
+        let (mut sequence, mut from) = (0, 0);
+        let ends = chunks.iter().map(|chunk| (chunk.first_sequence, chunk.event_count, chunk.found.offset));
+        let tail_end = sequence_end.map(|end| (end, 0, self.file_bytes));
+        for (first, count, offset) in ends.chain(tail_end) {
+            if first > sequence {
+                let lost = first - sequence;
+                missing = missing.saturating_add(lost);
+                self.explain_gap(sequence, lost, from, offset);
+            }
+            sequence = sequence.max(first.saturating_add(count));
+            from = offset;
+        }
+        missing
+    }
+
+    /// Puts the number of lost events to the one problem that explains them, or reports them on their own.
+    fn explain_gap(&mut self, first: u64, count: u64, from: u64, to: u64) {
+        let mut between = self.problems.iter_mut().filter(|p| (from..to).contains(&p.offset));
+        if let (Some(problem), None) = (between.next(), between.next()) {
+            problem.missing_event_count = Some(count);
+            return;
+        }
+        let what = format!("events {first} to {} are missing", first + count - 1);
+        self.problems.push(Problem { offset: to, what, missing_event_count: Some(count) });
+    }
+}
+
+fn of_kind(found: &[Found], kind: Kind) -> impl Iterator<Item = &Found> {
+    found.iter().filter(move |found| found.envelope.kind == kind)
+}
