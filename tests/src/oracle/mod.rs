@@ -1,0 +1,6 @@
+//! Three ways to know what a run allocated without asking heaptape's recorder or analyzer: a preloaded counter, the
+//! kernel's own probe log, and a naive replay of a trace's events.
+
+pub mod preload;
+pub mod probe_log;
+pub mod replay;
