@@ -1,0 +1,267 @@
+//! Types shared by the eBPF programs and the collector: what lies in maps and in the ring, byte for byte.
+//! Responsible for layout alone; the meaning of a record in a trace is decided by the collector.
+#![no_std]
+
+use core::mem::{offset_of, size_of};
+
+/// Depth of the per-thread stack of pending allocator calls.
+pub const PENDING_DEPTH: usize = 8;
+/// Most frames one record can carry.
+pub const MAX_FRAMES: usize = 128;
+/// Rows of the descriptor table.
+pub const MAX_DESCRIPTORS: u32 = 1 << 16;
+/// Threads that can be recorded at once.
+pub const MAX_THREADS: u32 = 1 << 16;
+
+/// What a probed function does; the discriminants are the ABI.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A block is born at return.
+    Alloc = 1,
+    /// A block dies at entry.
+    Free = 2,
+    /// A block dies at entry and is born at return.
+    Realloc = 3,
+}
+
+/// What a record in the ring tells; the discriminants are the ABI.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// An allocation returned: `pointer` (0: it failed), `size`.
+    Alloc = 1,
+    /// A free began: `pointer`.
+    Free = 2,
+    /// A realloc of a block began: `pointer` is the old block, `size` the new size.
+    ReallocBegin = 3,
+    /// A realloc of a block returned: `pointer` (0: it failed, or freed when `size` is 0), `size`.
+    ReallocEnd = 4,
+    /// Records were lost on this CPU since the record before: a `LossRecord`.
+    Loss = 5,
+}
+
+/// Where an argument stands when the probe fires.
+///
+/// `0`: nowhere. `1..=16`: a register in the order of [`REGISTERS`]. `0x80 | n`: the eight bytes at `rsp + 8 n`.
+pub type ArgumentAt = u8;
+
+/// Registers an argument can stand in; the position plus one is its [`ArgumentAt`].
+pub const REGISTERS: [&str; 15] =
+    ["rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax", "rbx", "rbp", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+/// One row of the descriptor table: the meaning of a probe, named by the probe's cookie.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// An [`Action`].
+    pub action: u8,
+    /// `FLAG_*` of descriptors.
+    pub flags: u8,
+    /// Allocator domain within the process; calls of one domain nest into one event. Above 0.
+    pub domain: u16,
+    /// Bytes that `rsp` is below its value at the function's entry when the probe fires.
+    pub stack_adjust: u32,
+    /// The size argument.
+    pub size_at: ArgumentAt,
+    /// A factor of the size, for calloc and reallocarray.
+    pub count_at: ArgumentAt,
+    /// The block freed or reallocated; for `FLAG_RESULT_BY_POINTER`, where the result goes.
+    pub pointer_at: ArgumentAt,
+    /// The alignment argument.
+    pub alignment_at: ArgumentAt,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// First address of the domain's code in the process: a nested call returns into it.
+    pub text_start: u64,
+    /// One past its last address.
+    pub text_end: u64,
+}
+
+/// The result goes through a pointer argument and the return value is an error number (posix_memalign).
+pub const FLAG_RESULT_BY_POINTER: u8 = 1;
+/// The return is seen by probes on the function's `ret` instructions: its return address stays where it is.
+pub const FLAG_RET_PROBES: u8 = 2;
+
+/// A pending allocator call of a thread.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Address of the return address on the stack: identifies the call.
+    pub slot: u64,
+    /// The return address found there before the return probe replaced it.
+    pub return_address: u64,
+    /// Bytes requested.
+    pub size: u64,
+    /// Old block (realloc) or address of the result (`FLAG_RESULT_BY_POINTER`).
+    pub pointer: u64,
+    /// Row of the descriptor table.
+    pub descriptor: u32,
+    /// The call's domain.
+    pub domain: u16,
+    /// Domain of the call that this one is part of, 0 for none.
+    pub outer_domain: u16,
+    /// log2 of the alignment requested plus one, 0 for none.
+    pub alignment: u8,
+    /// Whether the call is part of one of its own domain: no event.
+    pub nested: u8,
+    /// Whether it is a realloc that released a block at entry.
+    pub released: u8,
+    /// Whether probes on `ret` instructions see its return ([`FLAG_RET_PROBES`]).
+    pub ret_probes: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 4],
+}
+
+/// What the kernel side keeps per thread.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadState {
+    /// Pending calls in use.
+    pub depth: u32,
+    /// Pending calls that found no place in `pending`.
+    pub overflow: u32,
+    /// Calls begun.
+    pub begin_count: u64,
+    /// Calls that returned.
+    pub return_count: u64,
+    /// Calls whose frame was gone.
+    pub abandoned_count: u64,
+    /// Returns that no begin fits.
+    pub unmatched_count: u64,
+    /// Calls inside a call of their own domain.
+    pub nested_count: u64,
+    /// The block last freed, with no event of the thread since; 0 otherwise.
+    pub last_freed: u64,
+    /// Descriptor of that free.
+    pub last_freed_descriptor: u64,
+    /// The calls, outermost first.
+    pub pending: [Pending; PENDING_DEPTH],
+}
+
+/// One event in the ring, followed by `frame_count` frames.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Record {
+    /// A [`RecordKind`].
+    pub kind: u8,
+    /// log2 of the alignment plus one, 0 for none.
+    pub alignment: u8,
+    /// Frames that follow; the first is the caller of the function that called the allocator.
+    pub frame_count: u16,
+    /// Outer frames kept from the thread's previous record (a walker that cannot tell sends 0).
+    pub kept: u16,
+    /// Domain of the call that this one is part of, 0 for none.
+    pub outer_domain: u16,
+    /// Process id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// `CLOCK_MONOTONIC`, ns.
+    pub time_ns: u64,
+    /// Row of the descriptor table.
+    pub descriptor: u32,
+    /// `RECORD_*` flags.
+    pub flags: u32,
+    /// Where the call returns to.
+    pub return_address: u64,
+    /// Canonical frame address of the allocator's frame: `rsp` before the call.
+    pub cfa: u64,
+    /// See [`RecordKind`].
+    pub pointer: u64,
+    /// See [`RecordKind`].
+    pub size: u64,
+}
+
+/// The walk was cut short by [`MAX_FRAMES`] or by a frame that could not be read.
+pub const RECORD_TRUNCATED: u32 = 1;
+
+/// One frame of a record.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Return address.
+    pub address: u64,
+    /// Canonical frame address of the frame it returns from.
+    pub cfa: u64,
+}
+
+/// Losses of one CPU, as the ring record of kind [`RecordKind::Loss`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LossRecord {
+    /// [`RecordKind::Loss`].
+    pub kind: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 3],
+    /// The CPU.
+    pub cpu: u32,
+    /// The losses.
+    pub loss: Loss,
+}
+
+/// Lost records.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Births lost.
+    pub alloc_count: u64,
+    /// Deaths lost.
+    pub free_count: u64,
+    /// Other records lost.
+    pub other_count: u64,
+    /// Time of the first one, `CLOCK_MONOTONIC` ns; 0 when there is none.
+    pub first_ns: u64,
+    /// Time of the last one.
+    pub last_ns: u64,
+}
+
+/// What the kernel side keeps per CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// Losses not yet told in a loss record.
+    pub untold: Loss,
+    /// All records lost.
+    pub lost_count: u64,
+    /// Threads that could not be followed (table full): their calls are lost.
+    pub thread_failure_count: u64,
+    /// Stops sent for back-pressure.
+    pub stop_count: u64,
+}
+
+/// Settings the collector gives the programs; the one row of the control map.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Control {
+    /// 0: every program returns at once.
+    pub armed: u32,
+    /// Deepest frame-pointer walk; 0 takes the return address alone.
+    pub max_frames: u32,
+    /// Unread ring bytes above which a wake-up is sent.
+    pub wake_bytes: u64,
+    /// Unread ring bytes above which the thread is stopped; 0 for never.
+    pub stop_bytes: u64,
+    /// Whether frees carry stacks.
+    pub free_stacks: u32,
+    /// Pid whose events are never taken (the recorder itself).
+    pub reserved: u32,
+}
+
+/// Why a program stopped its thread; the value in the map of stops.
+pub const STOP_BACKPRESSURE: u32 = 1;
+/// The dynamic linker reported a change of its link map.
+pub const STOP_LINK_MAP: u32 = 2;
+
+const _: () = {
+    assert!(size_of::<Descriptor>() == 32);
+    assert!(size_of::<Pending>() == 48);
+    assert!(size_of::<ThreadState>() == 64 + 48 * PENDING_DEPTH);
+    assert!(offset_of!(ThreadState, pending) == 64);
+    assert!(size_of::<Record>() == 64);
+    assert!(size_of::<Frame>() == 16);
+    assert!(size_of::<Loss>() == 40);
+    assert!(size_of::<LossRecord>() == 48);
+    assert!(size_of::<CpuState>() == 64);
+    assert!(size_of::<Control>() == 32);
+};

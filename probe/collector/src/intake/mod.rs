@@ -1,0 +1,483 @@
+//! Turns ring records and notices into the events of a trace. Responsible for names (which process, thread, block,
+//! stack a number stands for) and for keeping records and notices in one order; not for reading the ring or for
+//! deciding what is probed.
+
+mod heap;
+mod names;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hashbrown::HashMap;
+use probe_abi::{Frame, LossRecord, RECORD_TRUNCATED, Record, RecordKind, ThreadState};
+use trace_format::{
+    DomainId, EntryId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
+    event::{EndReason, Op},
+    table::{CaptureStats, Nesting, Origin, Process, Thread},
+};
+
+use self::{
+    heap::{Heap, Released},
+    names::Names,
+};
+use crate::notice::{CodeRange, Plan, What};
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// How a recording goes, for whoever watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Events so far.
+    pub event_count: AtomicU64,
+    /// Requested bytes live now, over all processes.
+    pub live_bytes: AtomicU64,
+    /// Events lost so far.
+    pub lost_count: AtomicU64,
+    /// Bytes written so far.
+    pub file_bytes: AtomicU64,
+    /// Processes recorded so far.
+    pub process_count: AtomicU64,
+}
+
+/// A process being recorded.
+struct Target {
+    id: ProcessId,
+    main: ThreadId,
+    heap: usize,
+    ranges: Vec<CodeRange>,
+    /// Stacks of one frame, by return address: what most records need.
+    callers: FastMap<u64, StackId>,
+    /// Domains by their number within the process.
+    domains: FastMap<u16, DomainId>,
+}
+
+/// A realloc between its entry and its return.
+struct OpenRealloc {
+    row: u32,
+    released: Option<Released>,
+}
+
+struct Caller {
+    id: ThreadId,
+    pid: u32,
+    open: Vec<OpenRealloc>,
+}
+
+/// What a descriptor row stands for.
+#[derive(Clone)]
+struct Row {
+    entry: EntryId,
+    domain: DomainId,
+    cousins: Arc<[DomainId]>,
+}
+
+/// How often one domain allocated inside another.
+#[derive(Default, Clone, Copy)]
+struct Tally {
+    count: u64,
+    bytes: u64,
+}
+
+pub(crate) struct Intake {
+    writer: TraceWriter,
+    start_ns: u64,
+    names: Names,
+    targets: FastMap<u32, Target>,
+    callers: FastMap<u32, Caller>,
+    rows: Vec<Option<Row>>,
+    heaps: Vec<Heap>,
+    allocated: FastMap<DomainId, Tally>,
+    nested: FastMap<(DomainId, DomainId), Tally>,
+    stats: CaptureStats,
+    truncated_count: u64,
+    orphan_count: u64,
+    progress: Arc<Progress>,
+    last_thread: ThreadId,
+}
+
+impl Intake {
+    pub(crate) fn new(writer: TraceWriter, start_ns: u64, progress: Arc<Progress>) -> Self {
+        Self {
+            writer,
+            start_ns,
+            names: Names::default(),
+            targets: FastMap::default(),
+            callers: FastMap::default(),
+            rows: Vec::new(),
+            heaps: Vec::new(),
+            allocated: FastMap::default(),
+            nested: FastMap::default(),
+            stats: CaptureStats::default(),
+            truncated_count: 0,
+            orphan_count: 0,
+            progress,
+            last_thread: ThreadId(0),
+        }
+    }
+
+    /// One record from the ring.
+    pub(crate) fn record(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if bytes.first() == Some(&(RecordKind::Loss as u8)) {
+            return match layout::loss(bytes) {
+                Some(loss) => self.loss(&loss),
+                None => Ok(()),
+            };
+        }
+        let Some(record) = layout::record(bytes) else {
+            self.orphan_count += 1;
+            return Ok(());
+        };
+        self.call(&record, layout::frames(bytes, record.frame_count))
+    }
+
+    fn call(&mut self, record: &Record, frames: impl DoubleEndedIterator<Item = Frame>) -> Result<(), WriteError> {
+        let Some(row) = self.rows.get(record.descriptor as usize).and_then(Option::as_ref) else {
+            self.orphan_count += 1;
+            return Ok(());
+        };
+        let Some(target) = self.targets.get_mut(&record.pid) else {
+            self.orphan_count += 1;
+            return Ok(());
+        };
+        let stack = if record.frame_count == 0 {
+            match target.callers.get(&record.return_address) {
+                Some(stack) => *stack,
+                None => {
+                    let frame = self.names.frame(&mut self.writer, &target.ranges, record.return_address);
+                    let stack = self.writer.stack(StackId::EMPTY, frame);
+                    target.callers.insert(record.return_address, stack);
+                    stack
+                }
+            }
+        } else {
+            let mut stack = StackId::EMPTY;
+            for frame in frames.rev() {
+                let frame = self.names.frame(&mut self.writer, &target.ranges, frame.address);
+                stack = self.writer.stack(stack, frame);
+            }
+            let frame = self.names.frame(&mut self.writer, &target.ranges, record.return_address);
+            self.writer.stack(stack, frame)
+        };
+        self.truncated_count += u64::from(record.flags & RECORD_TRUNCATED != 0);
+        let caller = match self.callers.get_mut(&record.tid) {
+            Some(caller) if caller.pid == record.pid => caller,
+            _ => {
+                let name = names::thread_name(record.pid, record.tid);
+                let id = self.writer.thread(Thread { tid: record.tid, process: target.id, name });
+                let fresh = Caller { id, pid: record.pid, open: Vec::new() };
+                self.callers.insert(record.tid, fresh);
+                self.callers.get_mut(&record.tid).expect("just inserted")
+            }
+        };
+        let thread = caller.id;
+        self.last_thread = thread;
+        let time_ns = record.time_ns.saturating_sub(self.start_ns);
+        let entry = row.entry;
+        let heap = &mut self.heaps[target.heap];
+        let live_before = heap.live_bytes();
+        let size_bytes = record.size;
+        match record.kind {
+            kind if kind == RecordKind::Free as u8 => {
+                let (block, _) = heap.dies(row.domain, &row.cousins, record.pointer);
+                self.writer.push(time_ns, thread, stack, &Op::Free { entry, target: block })?;
+            }
+            kind if kind == RecordKind::Alloc as u8 && record.pointer == 0 => {
+                self.writer.push(time_ns, thread, stack, &Op::AllocFailed { entry, size_bytes })?;
+            }
+            kind if kind == RecordKind::Alloc as u8 => {
+                let tally = self.allocated.entry(row.domain).or_default();
+                tally.count += 1;
+                tally.bytes += size_bytes;
+                let inside = target.domains.get(&record.outer_domain).copied();
+                if let Some(outer) = inside {
+                    let tally = self.nested.entry((outer, row.domain)).or_default();
+                    tally.count += 1;
+                    tally.bytes += size_bytes;
+                }
+                let block = self.writer.next_block();
+                if let Some(block) = heap.born(row.domain, record.pointer, block, size_bytes) {
+                    self.stats.impossible_count += 1;
+                    self.writer.push(time_ns, thread, stack, &Op::MissedFree { block })?;
+                }
+                let alignment_bytes = if record.alignment == 0 { 0 } else { 1 << (record.alignment - 1).min(63) };
+                let address = record.pointer;
+                let op = Op::Alloc { entry, block, size_bytes, alignment_bytes, address, inside };
+                self.writer.push(time_ns, thread, stack, &op)?;
+            }
+            kind if kind == RecordKind::ReallocBegin as u8 => {
+                let (block, released) = heap.dies(row.domain, &row.cousins, record.pointer);
+                caller.open.push(OpenRealloc { row: record.descriptor, released });
+                let op = Op::ReallocBegin { entry, target: block, size_bytes };
+                self.writer.push(time_ns, thread, stack, &op)?;
+            }
+            kind if kind == RecordKind::ReallocEnd as u8 => {
+                // A begin without an end (it never returned) lies above the one that ends now, or is all there is.
+                let released = match caller.open.iter().rposition(|open| open.row == record.descriptor) {
+                    Some(index) => {
+                        let open = caller.open.drain(index..).next().expect("there is one at the index");
+                        open.released
+                    }
+                    None => None,
+                };
+                if record.pointer != 0 {
+                    let tally = self.allocated.entry(row.domain).or_default();
+                    tally.count += 1;
+                    tally.bytes += size_bytes;
+                    let block = self.writer.next_block();
+                    if let Some(block) = heap.born(row.domain, record.pointer, block, size_bytes) {
+                        self.stats.impossible_count += 1;
+                        self.writer.push(time_ns, thread, stack, &Op::MissedFree { block })?;
+                    }
+                    let op = Op::ReallocEnd { entry, block, size_bytes, address: record.pointer };
+                    self.writer.push(time_ns, thread, stack, &op)?;
+                } else if size_bytes == 0 {
+                    self.writer.push(time_ns, thread, stack, &Op::ReallocFreed { entry })?;
+                } else {
+                    if let Some(released) = released {
+                        heap.revive(released);
+                    }
+                    self.writer.push(time_ns, thread, stack, &Op::ReallocFailed { entry })?;
+                }
+            }
+            _ => self.orphan_count += 1,
+        }
+        let change = heap.live_bytes().wrapping_sub(live_before);
+        if change != 0 {
+            self.progress.live_bytes.store(
+                self.progress.live_bytes.load(Ordering::Relaxed).wrapping_add(change),
+                Ordering::Relaxed,
+            );
+        }
+        Ok(())
+    }
+
+    fn loss(&mut self, record: &LossRecord) -> Result<(), WriteError> {
+        let loss = record.loss;
+        let lost = loss.alloc_count + loss.free_count + loss.other_count;
+        self.progress.lost_count.fetch_add(lost, Ordering::Relaxed);
+        if self.writer.tables().threads.is_empty() {
+            return Ok(());
+        }
+        let op = Op::Loss {
+            cpu: record.cpu,
+            first_ns: loss.first_ns.saturating_sub(self.start_ns),
+            last_ns: loss.last_ns.saturating_sub(self.start_ns),
+            alloc_count: loss.alloc_count,
+            free_count: loss.free_count,
+            other_count: loss.other_count,
+        };
+        let time_ns = loss.last_ns.saturating_sub(self.start_ns);
+        self.writer.push(time_ns, self.last_thread, StackId::EMPTY, &op).map(drop)
+    }
+
+    /// Losses that found no place in the ring to the very end.
+    pub(crate) fn untold_loss(&mut self, cpu: u32, loss: probe_abi::Loss) -> Result<(), WriteError> {
+        self.loss(&LossRecord { kind: RecordKind::Loss as u8, reserved: [0; 3], cpu, loss })
+    }
+
+    /// A change in the processes recorded. `now_ns` is its time.
+    pub(crate) fn notice(&mut self, what: What, now_ns: u64) -> Result<(), WriteError> {
+        let time_ns = now_ns.saturating_sub(self.start_ns);
+        match what {
+            What::Start { pid, parent, origin, name, command, shares_heap } => {
+                self.start(time_ns, pid, parent, origin, name, command, shares_heap)
+            }
+            What::Plan { pid, plan } => {
+                self.plan(pid, plan);
+                Ok(())
+            }
+            What::ThreadEnd { tid, state } => {
+                if let Some(state) = state {
+                    self.count_calls(&state);
+                }
+                match self.callers.remove(&tid) {
+                    Some(caller) => {
+                        self.writer.push(time_ns, caller.id, StackId::EMPTY, &Op::ThreadEnd).map(drop)
+                    }
+                    None => Ok(()),
+                }
+            }
+            What::End { pid, reason } => self.end(time_ns, pid, reason),
+            What::Warning(text) => {
+                self.stats.warnings.push(text);
+                Ok(())
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the notice")]
+    fn start(
+        &mut self,
+        time_ns: u64,
+        pid: u32,
+        parent: Option<u32>,
+        origin: Origin,
+        name: String,
+        command: Vec<String>,
+        shares_heap: bool,
+    ) -> Result<(), WriteError> {
+        // An exec is preceded by the end of the image before, which stays here for its successor to name.
+        let before = parent.and_then(|parent| self.targets.get(&parent));
+        let parent_id = before.map(|target| target.id).or_else(|| {
+            parent.and_then(|parent| self.names.last_image(parent))
+        });
+        let mut ranges = Vec::new();
+        let mut callers = FastMap::default();
+        let mut domains = FastMap::default();
+        let heap = match (before, origin) {
+            (Some(parent), Origin::Fork) => {
+                ranges.clone_from(&parent.ranges);
+                callers.clone_from(&parent.callers);
+                domains.clone_from(&parent.domains);
+                if shares_heap {
+                    parent.heap
+                } else {
+                    // The child's copy does not count as live once more.
+                    self.heaps.push(self.heaps[parent.heap].clone());
+                    self.heaps.len() - 1
+                }
+            }
+            _ => {
+                self.heaps.push(Heap::default());
+                self.heaps.len() - 1
+            }
+        };
+        let command = if command.is_empty() { vec![name.clone()] } else { command };
+        let process = Process { pid, parent: parent_id, origin, name: name.clone(), command, shares_heap };
+        let id = self.writer.process(process);
+        let main = self.writer.thread(Thread { tid: pid, process: id, name });
+        self.names.began(pid, id);
+        self.callers.insert(pid, Caller { id: main, pid, open: Vec::new() });
+        self.targets.insert(pid, Target { id, main, heap, ranges, callers, domains });
+        self.progress.process_count.fetch_add(1, Ordering::Relaxed);
+        self.writer.push(time_ns, main, StackId::EMPTY, &Op::ProcessStart { process: id }).map(drop)
+    }
+
+    fn end(&mut self, time_ns: u64, pid: u32, reason: EndReason) -> Result<(), WriteError> {
+        let Some(target) = self.targets.remove(&pid) else { return Ok(()) };
+        let shared = self.targets.values().any(|other| other.heap == target.heap);
+        if !shared {
+            let heap = std::mem::take(&mut self.heaps[target.heap]);
+            let live = self.progress.live_bytes.load(Ordering::Relaxed).wrapping_sub(heap.live_bytes());
+            self.progress.live_bytes.store(live, Ordering::Relaxed);
+        }
+        self.callers.retain(|_, caller| caller.pid != pid);
+        let op = Op::ProcessEnd { process: target.id, reason };
+        self.writer.push(time_ns, target.main, StackId::EMPTY, &op).map(drop)
+    }
+
+    fn plan(&mut self, pid: u32, plan: Plan) {
+        let Some(target) = self.targets.get_mut(&pid) else { return };
+        target.ranges = plan.ranges;
+        target.callers.clear();
+        let mut fresh = Vec::new();
+        for row in &plan.rows {
+            let (domain, entry) = self.names.entry(&mut self.writer, row);
+            target.domains.insert(row.local_domain, domain);
+            fresh.push((row.row, domain, entry, self.names.module(&mut self.writer, &row.module)));
+        }
+        for (row, domain, entry, module) in fresh {
+            let cousins: Arc<[DomainId]> = target
+                .domains
+                .values()
+                .copied()
+                .filter(|other| *other != domain && self.writer.tables().domains[other.index()].module == module)
+                .collect();
+            if self.rows.len() <= row as usize {
+                self.rows.resize(row as usize + 1, None);
+            }
+            self.rows[row as usize] = Some(Row { entry, domain, cousins });
+        }
+        let process = target.id;
+        for probe in plan.probes {
+            self.names.probe(&mut self.writer, process, probe);
+        }
+    }
+
+    /// Adds what the kernel side counted for a thread.
+    pub(crate) fn count_calls(&mut self, state: &ThreadState) {
+        self.stats.call_begin_count += state.begin_count;
+        self.stats.call_return_count += state.return_count;
+        self.stats.call_abandoned_count += state.abandoned_count;
+        self.stats.call_pending_count += u64::from(state.depth);
+        self.stats.return_without_begin_count += state.unmatched_count;
+        self.stats.nested_call_count += state.nested_count;
+    }
+
+    /// Tells the watcher how it goes.
+    pub(crate) fn report(&self) {
+        self.progress.event_count.store(self.writer.event_count(), Ordering::Relaxed);
+        self.progress.file_bytes.store(self.writer.written_bytes(), Ordering::Relaxed);
+    }
+
+    /// Ends the chunk, so that a recorder that is killed has lost little.
+    pub(crate) fn flush(&mut self) -> Result<(), WriteError> {
+        self.tell_nestings();
+        self.writer.flush()
+    }
+
+    fn tell_nestings(&mut self) {
+        for (&(outer, inner), nested) in &self.nested {
+            let of_outer = self.allocated.get(&outer).copied().unwrap_or_default();
+            self.writer.nesting(Nesting {
+                outer,
+                inner,
+                count: nested.count,
+                bytes: nested.bytes,
+                outer_count: of_outer.count,
+                outer_bytes: of_outer.bytes,
+            });
+        }
+    }
+
+    /// Hands over what is needed to finish the trace.
+    pub(crate) fn into_parts(mut self) -> Finished {
+        self.tell_nestings();
+        if self.orphan_count > 0 {
+            self.stats.impossible_count += self.orphan_count;
+            self.stats.warnings.push(format!("{} records named a process or probe that is not known", self.orphan_count));
+        }
+        Finished {
+            writer: self.writer,
+            stats: self.stats,
+            files: self.names.into_files(),
+            truncated_count: self.truncated_count,
+        }
+    }
+}
+
+/// What remains of an intake.
+pub(crate) struct Finished {
+    pub(crate) writer: TraceWriter,
+    pub(crate) stats: CaptureStats,
+    pub(crate) files: Vec<(trace_format::ModuleId, std::fs::File)>,
+    #[expect(dead_code, reason = "reported once stacks are more than frame pointers")]
+    pub(crate) truncated_count: u64,
+}
+
+/// Bytes of the ring as what they are.
+mod layout {
+    #![expect(unsafe_code, reason = "records are plain bytes written by our programs in the layout of the ABI")]
+
+    use probe_abi::{Frame, LossRecord, Record};
+
+    fn read<T>(bytes: &[u8]) -> Option<T> {
+        // SAFETY: only called for ABI types, for which every bit pattern is a value, and only within the bytes.
+        (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    pub(super) fn record(bytes: &[u8]) -> Option<Record> {
+        read(bytes)
+    }
+
+    pub(super) fn loss(bytes: &[u8]) -> Option<LossRecord> {
+        read(bytes)
+    }
+
+    pub(super) fn frames(bytes: &[u8], count: u16) -> impl DoubleEndedIterator<Item = Frame> {
+        let frames = bytes.get(size_of::<Record>()..).unwrap_or_default();
+        frames.chunks_exact(size_of::<Frame>()).take(usize::from(count)).filter_map(read::<Frame>)
+    }
+}

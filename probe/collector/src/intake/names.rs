@@ -1,0 +1,108 @@
+//! Gives ids to modules, frames, domains and entry points. Responsible for one id per thing, over all processes; not
+//! for when they appear.
+
+use std::{collections::HashMap, fs, fs::File, sync::Arc};
+
+use trace_format::{
+    DomainId, EntryId, FrameId, ModuleId, ProcessId, TraceWriter,
+    table::{Domain, Entry, Frame, Module, Probe},
+};
+
+use super::FastMap;
+use crate::notice::{CodeRange, ModuleFile, PlannedRow, ProbeReport};
+
+#[derive(Default)]
+pub(super) struct Names {
+    /// By the address of the shared description, which stays alive in `files`.
+    modules: HashMap<usize, ModuleId>,
+    files: Vec<(ModuleId, Arc<ModuleFile>)>,
+    frames: FastMap<(ModuleId, u64), FrameId>,
+    domains: HashMap<(ModuleId, String), DomainId>,
+    entries: HashMap<(DomainId, String), EntryId>,
+    images: HashMap<u32, ProcessId>,
+    unknown: Option<ModuleId>,
+}
+
+impl Names {
+    pub(super) fn module(&mut self, writer: &mut TraceWriter, module: &Arc<ModuleFile>) -> ModuleId {
+        if let Some(id) = self.modules.get(&(Arc::as_ptr(module) as usize)) {
+            return *id;
+        }
+        let id = writer.module(Module {
+            path: module.path.clone(),
+            build_id: module.build_id.clone(),
+            size_bytes: module.size_bytes,
+        });
+        self.modules.insert(Arc::as_ptr(module) as usize, id);
+        self.files.push((id, Arc::clone(module)));
+        id
+    }
+
+    /// The frame of a return address. An address in no known code keeps its absolute value.
+    pub(super) fn frame(&mut self, writer: &mut TraceWriter, ranges: &[CodeRange], address: u64) -> FrameId {
+        // Look up the call, not what follows it: the return address may be one past the function.
+        let call = address.wrapping_sub(1);
+        let index = ranges.partition_point(|range| range.end <= call);
+        let (module, address) = match ranges.get(index) {
+            Some(range) if range.start <= call => {
+                (self.module(writer, &range.module), address.wrapping_sub(range.bias))
+            }
+            _ => (self.unknown_module(writer), address),
+        };
+        *self.frames.entry((module, address)).or_insert_with(|| writer.frame(Frame { module, address }))
+    }
+
+    fn unknown_module(&mut self, writer: &mut TraceWriter) -> ModuleId {
+        *self.unknown.get_or_insert_with(|| {
+            writer.module(Module { path: "[anonymous]".into(), build_id: Vec::new(), size_bytes: 0 })
+        })
+    }
+
+    pub(super) fn entry(&mut self, writer: &mut TraceWriter, row: &PlannedRow) -> (DomainId, EntryId) {
+        let module = self.module(writer, &row.module);
+        let domain = *self
+            .domains
+            .entry((module, row.domain.clone()))
+            .or_insert_with(|| writer.domain(Domain { name: row.domain.clone(), module, layer: 0 }));
+        let entry = *self.entries.entry((domain, row.symbol.clone())).or_insert_with(|| {
+            writer.entry(Entry { domain, symbol: row.symbol.clone(), kind: row.kind })
+        });
+        (domain, entry)
+    }
+
+    pub(super) fn probe(&mut self, writer: &mut TraceWriter, process: ProcessId, report: ProbeReport) {
+        let module = self.module(writer, &report.module);
+        writer.probe(Probe {
+            process,
+            module,
+            symbol: report.symbol,
+            function_offset: report.function_offset,
+            instruction_offset: report.instruction_offset,
+            instruction: report.instruction,
+            emulated: report.emulated,
+            result: report.result,
+            reason: report.reason,
+            placed: report.placed,
+        });
+    }
+
+    pub(super) fn began(&mut self, pid: u32, image: ProcessId) {
+        self.images.insert(pid, image);
+    }
+
+    /// The latest image that a pid had.
+    pub(super) fn last_image(&self, pid: u32) -> Option<ProcessId> {
+        self.images.get(&pid).copied()
+    }
+
+    /// The files of all modules that have one.
+    pub(super) fn into_files(self) -> Vec<(ModuleId, File)> {
+        self.files.iter().filter_map(|(id, module)| Some((*id, module.file.as_ref()?.try_clone().ok()?))).collect()
+    }
+}
+
+/// A thread's name, empty once it is gone.
+pub(super) fn thread_name(pid: u32, tid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}

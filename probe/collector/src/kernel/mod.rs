@@ -1,0 +1,8 @@
+//! Everything that talks to the kernel's BPF side: the loaded programs and their maps, links, and the ring. Responsible
+//! for loading and for typed access; not for deciding where probes stand.
+
+mod programs;
+mod ring;
+
+pub use programs::{Hook, Kernel, Link, RowTable, Tuning};
+pub use ring::{Ring, RingGauge};

@@ -1,0 +1,369 @@
+//! Loads the eBPF object and gives typed access to its maps. Responsible for what the kernel must offer and for saying
+//! in words what is missing; not for where probes stand.
+
+#![expect(unsafe_code, reason = "map values are plain bytes by declaration; one bpf(2) call that aya lacks")]
+
+use std::{
+    fs,
+    num::NonZeroU32,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, include_bytes_aligned,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+    },
+};
+use probe_abi::{Control, CpuState, Descriptor, MAX_DESCRIPTORS, ThreadState};
+
+use super::ring::Ring;
+use crate::error::CollectError;
+
+static OBJECT: &[u8] = include_bytes_aligned!("../heaptape.bpf.o");
+
+/// A map value of the ABI.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Row<T>(T);
+
+// SAFETY: `repr(C)` integers without padding that matters; every bit pattern is a value.
+unsafe impl Pod for Row<Control> {}
+// SAFETY: as above.
+unsafe impl Pod for Row<Descriptor> {}
+// SAFETY: as above.
+unsafe impl Pod for Row<CpuState> {}
+// SAFETY: as above.
+unsafe impl Pod for Row<ThreadState> {}
+
+/// Which program a probe runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Entry of an allocator function.
+    Enter,
+    /// Its return, by return probe.
+    Leave,
+    /// Its return, by a probe on a `ret` instruction.
+    LeaveAtRet,
+    /// The dynamic linker's report.
+    LinkMap,
+}
+
+impl Hook {
+    fn program(self, floor: bool) -> &'static str {
+        match (self, floor) {
+            (Self::LinkMap, _) => "link_map",
+            (Self::Leave, true) => "empty_return",
+            (_, true) => "empty",
+            (Self::Enter, false) => "enter",
+            (Self::Leave, false) => "leave",
+            (Self::LeaveAtRet, false) => "leave_at_ret",
+        }
+    }
+}
+
+/// A placed probe; dropping it removes the probe, which waits for a grace period of the kernel (up to a second).
+pub struct Link(#[expect(dead_code, reason = "held for its drop")] UProbeLink);
+
+/// How the programs behave; see `probe_abi::Control`.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Size of the ring, a power of two of at least a page.
+    pub ring_bytes: u64,
+    /// Stop threads before the ring overflows.
+    pub lossless: bool,
+    /// Deepest stack walk, 0 for the return address alone.
+    pub max_frames: u32,
+    /// Stacks for frees too.
+    pub free_stacks: bool,
+    /// Attach empty programs: measures what probes cost by themselves.
+    pub floor: bool,
+}
+
+impl Tuning {
+    fn control(&self, armed: bool) -> Control {
+        Control {
+            armed: u32::from(armed),
+            max_frames: self.max_frames,
+            wake_bytes: (self.ring_bytes / 4).min(1 << 20),
+            stop_bytes: if self.lossless { self.ring_bytes / 8 * 5 } else { 0 },
+            free_stacks: u32::from(self.free_stacks),
+            reserved: 0,
+        }
+    }
+}
+
+/// The kernel side, loaded.
+pub struct Kernel {
+    ebpf: Ebpf,
+    tuning: Tuning,
+    control: Array<MapData, Row<Control>>,
+    threads: HashMap<MapData, u32, Row<ThreadState>>,
+    stops: HashMap<MapData, u32, u32>,
+    cpus: PerCpuArray<MapData, Row<CpuState>>,
+    descriptors: Array<MapData, Row<Descriptor>>,
+    rows: RowTable,
+    guardian: (OwnedFd, OwnedFd),
+}
+
+/// Hands out rows of the descriptor table.
+#[derive(Debug, Default)]
+pub struct RowTable {
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl RowTable {
+    /// A row nobody uses; `None` when the table is full.
+    pub fn take(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            (self.next < MAX_DESCRIPTORS).then(|| {
+                self.next += 1;
+                self.next - 1
+            })
+        })
+    }
+}
+
+fn missing(what: impl std::fmt::Display) -> CollectError {
+    CollectError::Unsupported { reason: what.to_string() }
+}
+
+impl Kernel {
+    /// Loads programs and maps and maps the ring.
+    ///
+    /// # Errors
+    /// `Unsupported` with one sentence on what is missing and how to get it.
+    pub fn load(tuning: Tuning) -> Result<(Self, Ring), CollectError> {
+        check_machine()?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("RING", tuning.ring_bytes as u32)
+            .load(OBJECT)
+            .map_err(|error| missing(explain(&error)))?;
+        for name in ["enter", "leave", "leave_at_ret", "link_map", "empty", "empty_return"] {
+            let wanted = match name {
+                "empty" | "empty_return" => tuning.floor,
+                "link_map" => true,
+                _ => !tuning.floor,
+            };
+            if wanted {
+                let program: &mut UProbe = ebpf
+                    .program_mut(name)
+                    .expect("the embedded object has this program")
+                    .try_into()
+                    .expect("it is a uprobe");
+                program.load().map_err(|error| missing(explain(&error)))?;
+            }
+        }
+        let mut take = |name: &str| ebpf.take_map(name).expect("the embedded object has this map");
+        let control_map = take("CONTROL");
+        let stops_map = take("STOPS");
+        let guardian = (share(&control_map)?, share(&stops_map)?);
+        let broken = |error: aya::maps::MapError| missing(explain(&error));
+        let ring = RingBuf::try_from(take("RING")).map_err(broken)?;
+        let ring_fd: OwnedFd =
+            ring.as_fd().try_clone_to_owned().map_err(|error| missing(format!("the ring cannot be shared: {error}")))?;
+        let ring = Ring::map(ring_fd, tuning.ring_bytes)
+            .map_err(|error| missing(format!("the ring cannot be mapped: {error}")))?;
+        let mut kernel = Self {
+            control: Array::try_from(control_map).map_err(broken)?,
+            threads: HashMap::try_from(take("THREADS")).map_err(broken)?,
+            stops: HashMap::try_from(stops_map).map_err(broken)?,
+            cpus: PerCpuArray::try_from(take("CPUS")).map_err(broken)?,
+            descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,
+            rows: RowTable::default(),
+            guardian,
+            ebpf,
+            tuning,
+        };
+        kernel.arm(false)?;
+        Ok((kernel, ring))
+    }
+
+    /// Lets the programs record, or makes them return at once.
+    ///
+    /// # Errors
+    /// When the control map cannot be written.
+    pub fn arm(&mut self, armed: bool) -> Result<(), CollectError> {
+        self.control.set(0, Row(self.tuning.control(armed)), 0).map_err(|error| missing(explain(&error)))
+    }
+
+    /// Writes one descriptor and returns its row, the cookie of its probes.
+    ///
+    /// # Errors
+    /// When the table is full or cannot be written.
+    pub fn describe(&mut self, descriptor: Descriptor) -> Result<u32, CollectError> {
+        let row = self.rows.take().ok_or_else(|| {
+            CollectError::TooMany { what: "allocator functions", limit: u64::from(MAX_DESCRIPTORS) }
+        })?;
+        self.descriptors.set(row, Row(descriptor), 0).map_err(|error| missing(explain(&error)))?;
+        Ok(row)
+    }
+
+    /// Gives rows back when no probe uses them any more.
+    pub fn release_rows(&mut self, rows: impl IntoIterator<Item = u32>) {
+        self.rows.free.extend(rows);
+    }
+
+    /// Places a probe of process `pid` at a file offset.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach(
+        &mut self,
+        hook: Hook,
+        file: &Path,
+        offset: u64,
+        pid: u32,
+        cookie: u32,
+    ) -> Result<Link, aya::programs::ProgramError> {
+        let program: &mut UProbe = self
+            .ebpf
+            .program_mut(hook.program(self.tuning.floor))
+            .expect("the embedded object has this program")
+            .try_into()?;
+        let point = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(offset),
+            cookie: Some(u64::from(cookie)),
+        };
+        let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).expect("no process has pid 0"));
+        let id = program.attach(point, file, scope)?;
+        Ok(Link(program.take_link(id)?))
+    }
+
+    /// Why our programs stopped a thread, if they did; forgets it.
+    pub fn take_stop(&mut self, tid: u32) -> Option<u32> {
+        let reason = self.stops.get(&tid, 0).ok()?;
+        let _ = self.stops.remove(&tid);
+        Some(reason)
+    }
+
+    /// What is known of a thread's calls; forgets it. To be called when the thread is gone or the recording ends.
+    pub fn take_thread(&mut self, tid: u32) -> Option<ThreadState> {
+        let Row(state) = self.threads.get(&tid, 0).ok()?;
+        let _ = self.threads.remove(&tid);
+        Some(state)
+    }
+
+    /// All threads known.
+    pub fn thread_ids(&self) -> Vec<u32> {
+        self.threads.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Losses and stops, by CPU.
+    pub fn cpu_states(&self) -> Vec<CpuState> {
+        self.cpus.get(&0, 0).map(|values| values.iter().map(|Row(state)| *state).collect()).unwrap_or_default()
+    }
+
+    /// Runs of our programs that the kernel skipped, and time and runs where the kernel keeps them.
+    pub fn program_costs(&self) -> ProgramCosts {
+        let mut costs = ProgramCosts::default();
+        for (_, program) in self.ebpf.programs() {
+            let Ok(fd) = program.fd() else { continue };
+            if let Some(info) = program_info(fd.as_fd().as_raw_fd()) {
+                costs.missed_run_count += info.recursion_misses;
+                costs.run_time_ns += info.run_time_ns;
+                costs.run_count += info.run_cnt;
+            }
+        }
+        costs
+    }
+
+    /// The control and the stop map, for the guardian.
+    pub fn guardian_maps(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.guardian.0.as_fd(), self.guardian.1.as_fd())
+    }
+}
+
+/// A second handle on a map.
+fn share(map: &Map) -> Result<OwnedFd, CollectError> {
+    let (Map::Array(data) | Map::HashMap(data)) = map else {
+        unreachable!("only the control and the stop map are shared")
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|error| missing(format!("a map cannot be shared: {error}")))
+}
+
+/// What the kernel counted of our programs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProgramCosts {
+    /// Runs skipped by recursion protection.
+    pub missed_run_count: u64,
+    /// Time inside the programs, where kept.
+    pub run_time_ns: u64,
+    /// Runs, where kept.
+    pub run_count: u64,
+}
+
+fn program_info(fd: i32) -> Option<aya_obj::generated::bpf_prog_info> {
+    const OBJ_GET_INFO_BY_FD: i64 = 15;
+    #[repr(C)]
+    struct Attributes {
+        fd: u32,
+        length: u32,
+        info: u64,
+        padding: [u64; 14],
+    }
+    // SAFETY: the info is plain integers.
+    let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = Attributes {
+        fd: fd as u32,
+        length: size_of_val(&info) as u32,
+        info: (&raw mut info) as u64,
+        padding: [0; 14],
+    };
+    // SAFETY: the attributes name a buffer of the length given, which outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<Attributes>())
+    };
+    (result == 0).then_some(info)
+}
+
+/// Refuses machines and kernels we cannot record on, in a sentence.
+fn check_machine() -> Result<(), CollectError> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(missing("recording needs an x86-64 machine; traces can be analysed anywhere"));
+    }
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 && !has_bpf_capabilities() {
+        return Err(missing(
+            "recording needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN): run it with sudo",
+        ));
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 1) {
+        return Err(missing(format!("recording needs Linux 6.1 or newer, this is {}", release.trim())));
+    }
+    if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
+        return Err(missing("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): use a kernel built with them"));
+    }
+    Ok(())
+}
+
+/// Whether the effective capabilities suffice (`CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`, `CAP_PERFMON`, `CAP_BPF`).
+fn has_bpf_capabilities() -> bool {
+    const NEEDED: [u32; 4] = [21, 19, 38, 39];
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .unwrap_or(0);
+    NEEDED.iter().all(|bit| effective >> bit & 1 == 1)
+}
+
+/// An error with all its causes in one line.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = format!("the kernel refused our eBPF programs: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

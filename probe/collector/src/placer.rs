@@ -1,0 +1,388 @@
+//! Puts probes into a process: discovery, descriptors, links, and the report on each. Responsible for placing each
+//! function's probes once per process and for letting go of them without making anyone wait; where a probe may stand
+//! is `placement`'s business, what is there `target`'s.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::fd::AsRawFd as _,
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use probe_abi::{Action, ArgumentAt, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES};
+use trace_format::table::{EntryKind, ResultProbe};
+
+use crate::{
+    allocators::{Operation, Semantics},
+    kernel::{Hook, Kernel, Link},
+    notice::{CodeRange, ModuleFile, Plan, PlannedRow, ProbeReport},
+    placement::{ArgLocation, ArgRegister, KernelRules, Placement},
+    target::{
+        Discovery, Domain, FileIdentity, Linking, ListState, Mappings, ModuleCache, PlannedFunction, ResultSource,
+        TargetError, discover, linker_notification, open_mapped_file,
+    },
+};
+
+/// Threads that let go of one process's probes at once: each waits for a grace period of the kernel.
+const RETIRING_THREADS: usize = 32;
+
+/// A descriptor row, given back when the last process that uses it is gone.
+#[derive(Debug)]
+struct Lease(u32);
+
+/// One placed probe, enough to place it again in a child.
+#[derive(Debug, Clone)]
+struct PlacedProbe {
+    hook: Hook,
+    module: Arc<ModuleFile>,
+    offset: u64,
+    lease: Arc<Lease>,
+}
+
+/// What stands in a process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Placed {
+    probes: Vec<PlacedProbe>,
+    domains: HashSet<(FileIdentity, &'static str)>,
+}
+
+/// Places probes; remembers files over processes.
+pub(crate) struct Placer {
+    cache: ModuleCache,
+    files: HashMap<FileIdentity, Arc<ModuleFile>>,
+    vdso: Arc<ModuleFile>,
+    retiring: Vec<JoinHandle<()>>,
+}
+
+impl Placer {
+    pub(crate) fn new() -> Self {
+        Self {
+            cache: ModuleCache::new(KernelRules::default()),
+            files: HashMap::new(),
+            vdso: Arc::new(ModuleFile { path: "[vdso]".into(), build_id: Vec::new(), size_bytes: 0, file: None }),
+            retiring: Vec::new(),
+        }
+    }
+
+    /// Where the dynamic linker of a process reports changes: file and offset. `None` for static programs.
+    pub(crate) fn link_map_hook(&mut self, pid: u32) -> Option<(PathBuf, u64)> {
+        let found = linker_notification(pid, &mut self.cache).ok()??;
+        let (_, path) = found.module.open().ok()?;
+        Some((path, found.file_offset))
+    }
+
+    /// Places what is not placed yet. `None` when the process is not ready or has nothing new.
+    ///
+    /// # Errors
+    /// When the process cannot be read.
+    pub(crate) fn place(
+        &mut self,
+        kernel: &mut Kernel,
+        pid: u32,
+        placed: &mut Placed,
+    ) -> Result<Option<(Plan, Vec<Link>)>, TargetError> {
+        let found = match discover(pid, &mut self.cache) {
+            Err(TargetError::NotYet { .. }) => return Ok(None),
+            other => other?,
+        };
+        if matches!(found.linking, Linking::Dynamic { state, .. } if state != ListState::Consistent) {
+            return Ok(None);
+        }
+        let mut plan = Plan { ranges: self.code_ranges(pid, &found), ..Plan::default() };
+        let mut links = Vec::new();
+        for domain in &found.domains {
+            let module = &found.modules[domain.module];
+            if !placed.domains.insert((module.file.identity, domain.prefix)) {
+                continue;
+            }
+            let number = placed.domains.len() as u16;
+            let Some(file) = self.module_file(pid, &module.mapping, module.file.identity, domain.module == 0) else {
+                continue;
+            };
+            let name = found.domain_name(domain);
+            for function in &domain.functions {
+                let site = Site { pid, number, domain, name: &name, file: &file };
+                let report = site.place(kernel, &module.file.image, function, placed, &mut plan.rows, &mut links);
+                plan.probes.push(report);
+            }
+            plan.probes.extend(domain.left_out.iter().map(|left| ProbeReport {
+                module: Arc::clone(&file),
+                symbol: left.name.clone(),
+                function_offset: 0,
+                instruction_offset: 0,
+                instruction: String::new(),
+                emulated: false,
+                result: ResultProbe::None,
+                reason: left.reason.clone(),
+                placed: false,
+            }));
+        }
+        Ok(Some((plan, links)))
+    }
+
+    /// Places in a forked child what stands in its parent. The breakpoints are in its memory already, but the kernel
+    /// runs our programs only for processes that a link names.
+    pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, placed: &Placed) -> Vec<Link> {
+        let attach = |probe: &PlacedProbe| {
+            kernel.attach(probe.hook, &descriptor_path(&probe.module)?, probe.offset, pid, probe.lease.0).ok()
+        };
+        placed.probes.iter().filter_map(attach).collect()
+    }
+
+    /// Removes the probes of a process that is gone or let go of, in the background.
+    pub(crate) fn retire(&mut self, kernel: &mut Kernel, placed: Placed, links: Vec<Link>) {
+        let rows = placed.probes.into_iter().filter_map(|probe| Arc::into_inner(probe.lease)).map(|lease| lease.0);
+        kernel.release_rows(rows);
+        self.retiring.retain(|thread| !thread.is_finished());
+        let share = links.len().div_ceil(RETIRING_THREADS).max(1);
+        let mut links = links.into_iter();
+        loop {
+            let part: Vec<Link> = links.by_ref().take(share).collect();
+            if part.is_empty() {
+                break;
+            }
+            self.retiring.push(thread::spawn(move || drop(part)));
+        }
+    }
+
+    /// Waits until all probes are removed.
+    pub(crate) fn finish(&mut self) {
+        for thread in self.retiring.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    /// All executable memory of a process, by address.
+    fn code_ranges(&mut self, pid: u32, found: &Discovery) -> Vec<CodeRange> {
+        let Ok(mappings) = Mappings::read(pid) else { return Vec::new() };
+        let mut ranges = Vec::new();
+        for mapping in mappings.iter().filter(|mapping| mapping.executable) {
+            let (start, end) = (mapping.range.start, mapping.range.end);
+            if mapping.path.as_os_str() == "[vdso]" {
+                ranges.push(CodeRange { start, end, bias: start, module: Arc::clone(&self.vdso) });
+                continue;
+            }
+            if !mapping.is_file() {
+                continue;
+            }
+            let is_program = found.modules.first().is_some_and(|program| program.path == mapping.path);
+            let Ok((file, _)) = open_mapped_file(pid, mapping, is_program) else { continue };
+            let Ok(facts) = self.cache.get(&file, &mapping.path) else { continue };
+            let Some(vaddr) = facts.image.vaddr(mapping.file_offset) else { continue };
+            let Some(module) = self.module_file(pid, mapping, facts.identity, is_program) else { continue };
+            ranges.push(CodeRange { start, end, bias: start.wrapping_sub(vaddr), module });
+        }
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges
+    }
+
+    /// The shared description of a mapped file, with the file held open.
+    fn module_file(
+        &mut self,
+        pid: u32,
+        mapping: &crate::target::Mapping,
+        identity: FileIdentity,
+        is_program: bool,
+    ) -> Option<Arc<ModuleFile>> {
+        if let Some(known) = self.files.get(&identity) {
+            return Some(Arc::clone(known));
+        }
+        let (file, _) = open_mapped_file(pid, mapping, is_program).ok()?;
+        let facts = self.cache.get(&file, &mapping.path).ok()?;
+        let module = Arc::new(ModuleFile {
+            path: mapping.path.to_string_lossy().into_owned(),
+            build_id: facts.image.build_id.clone(),
+            size_bytes: facts.image.file_bytes,
+            file: Some(file),
+        });
+        self.files.insert(identity, Arc::clone(&module));
+        Some(module)
+    }
+}
+
+/// A path that leads to a module's file whatever becomes of the process: our own descriptor.
+fn descriptor_path(module: &ModuleFile) -> Option<PathBuf> {
+    let file = module.file.as_ref()?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    fs::symlink_metadata(&path).is_ok().then_some(path)
+}
+
+/// One allocator of one process.
+struct Site<'a> {
+    pid: u32,
+    number: u16,
+    domain: &'a Domain,
+    name: &'a str,
+    file: &'a Arc<ModuleFile>,
+}
+
+impl Site<'_> {
+    fn place(
+        &self,
+        kernel: &mut Kernel,
+        image: &crate::elf::ElfImage,
+        function: &PlannedFunction,
+        placed: &mut Placed,
+        rows: &mut Vec<PlannedRow>,
+        links: &mut Vec<Link>,
+    ) -> ProbeReport {
+        let mut report = ProbeReport {
+            module: Arc::clone(self.file),
+            symbol: function.name().to_owned(),
+            function_offset: image.file_offset(function.vaddr).unwrap_or(0),
+            instruction_offset: 0,
+            instruction: String::new(),
+            emulated: false,
+            result: ResultProbe::None,
+            reason: String::new(),
+            placed: false,
+        };
+        let placement = match &function.entry {
+            Ok(placement) => placement,
+            Err(error) => {
+                report.reason = error.to_string();
+                return report;
+            }
+        };
+        report.instruction_offset = placement.offset;
+        report.instruction.clone_from(&placement.instruction);
+        report.emulated = placement.emulated;
+        report.reason.clone_from(&placement.reason);
+        let exits: Vec<u64> = match &function.result {
+            ResultSource::None => Vec::new(),
+            ResultSource::ReturnProbe => {
+                report.result = ResultProbe::Return;
+                Vec::new()
+            }
+            ResultSource::Exits(exits) => {
+                report.result = ResultProbe::RetInstructions;
+                exits.clone()
+            }
+            ResultSource::Unknown(error) => {
+                report.reason = format!("an exception can leave it, and its ends cannot be found: {error}");
+                return report;
+            }
+        };
+        let Some(descriptor) = self.descriptor(function, placement, report.result) else {
+            report.reason = "an argument stands where our programs cannot read it".into();
+            return report;
+        };
+        let row = match kernel.describe(descriptor) {
+            Ok(row) => row,
+            Err(error) => {
+                report.reason = error.to_string();
+                return report;
+            }
+        };
+        let entry = function.vaddr.wrapping_add(placement.offset.into());
+        let mut hooks = vec![(Hook::Enter, entry)];
+        if report.result == ResultProbe::Return {
+            hooks.push((Hook::Leave, entry));
+        }
+        hooks.extend(exits.into_iter().map(|exit| (Hook::LeaveAtRet, exit)));
+
+        let lease = Arc::new(Lease(row));
+        let mut fresh = Vec::new();
+        for (hook, vaddr) in hooks {
+            let (Some(offset), Some(path)) = (image.file_offset(vaddr), descriptor_path(self.file)) else {
+                report.reason = format!("no byte of the file is loaded at {vaddr:#x}");
+                return report;
+            };
+            match kernel.attach(hook, &path, offset, self.pid, row) {
+                Ok(link) => fresh.push((
+                    link,
+                    PlacedProbe { hook, module: Arc::clone(self.file), offset, lease: Arc::clone(&lease) },
+                )),
+                Err(error) => {
+                    report.reason = format!("the kernel refused the probe at file offset {offset:#x}: {error}");
+                    return report;
+                }
+            }
+        }
+        for (link, probe) in fresh {
+            links.push(link);
+            placed.probes.push(probe);
+        }
+        report.placed = true;
+        rows.push(PlannedRow {
+            row,
+            local_domain: self.number,
+            domain: self.name.to_owned(),
+            module: Arc::clone(self.file),
+            symbol: function.name().to_owned(),
+            kind: kind(&function.semantics),
+        });
+        report
+    }
+
+    fn descriptor(&self, function: &PlannedFunction, placement: &Placement, result: ResultProbe) -> Option<Descriptor> {
+        let semantics = &function.semantics;
+        let order = semantics.arguments();
+        let at = |position: Option<u8>| -> Option<ArgumentAt> {
+            let Some(position) = position else { return Some(0) };
+            let index = order.iter().position(|argument| *argument == position)?;
+            location(*placement.arguments.get(index)?)
+        };
+        let by_pointer = semantics.out_pointer.is_some();
+        let mut flags = if by_pointer { FLAG_RESULT_BY_POINTER } else { 0 };
+        if result == ResultProbe::RetInstructions {
+            flags |= FLAG_RET_PROBES;
+        }
+        let action = match semantics.operation {
+            Operation::Alloc | Operation::AllocZeroed => Action::Alloc,
+            Operation::Realloc => Action::Realloc,
+            Operation::Free => Action::Free,
+        };
+        Some(Descriptor {
+            action: action as u8,
+            flags,
+            domain: self.number,
+            stack_adjust: placement.stack_adjust_bytes,
+            size_at: at(semantics.size)?,
+            count_at: at(semantics.count)?,
+            pointer_at: at(if by_pointer { semantics.out_pointer } else { semantics.pointer })?,
+            alignment_at: at(semantics.alignment)?,
+            reserved: 0,
+            text_start: self.domain.text.start,
+            text_end: self.domain.text.end,
+        })
+    }
+}
+
+fn kind(semantics: &Semantics) -> EntryKind {
+    match semantics.operation {
+        Operation::Alloc => EntryKind::Alloc,
+        Operation::AllocZeroed => EntryKind::AllocZeroed,
+        Operation::Realloc => EntryKind::Realloc,
+        Operation::Free => EntryKind::Free,
+    }
+}
+
+/// The ABI's code of a place, if it has one.
+fn location(at: ArgLocation) -> Option<ArgumentAt> {
+    match at {
+        ArgLocation::Register(register) => Some(match register {
+            ArgRegister::Rdi => 1,
+            ArgRegister::Rsi => 2,
+            ArgRegister::Rdx => 3,
+            ArgRegister::Rcx => 4,
+            ArgRegister::R8 => 5,
+            ArgRegister::R9 => 6,
+            ArgRegister::Rax => 7,
+            ArgRegister::Rbx => 8,
+            ArgRegister::Rbp => 9,
+            ArgRegister::R10 => 10,
+            ArgRegister::R11 => 11,
+            ArgRegister::R12 => 12,
+            ArgRegister::R13 => 13,
+            ArgRegister::R14 => 14,
+            ArgRegister::R15 => 15,
+        }),
+        ArgLocation::Stack { offset_bytes } => {
+            let slot = u8::try_from(offset_bytes / 8).ok().filter(|slot| *slot < 0x80)?;
+            (offset_bytes % 8 == 0).then_some(0x80 | slot)
+        }
+    }
+}

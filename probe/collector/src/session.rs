@@ -1,0 +1,429 @@
+//! One recording from beginning to end: loads the kernel side, starts the threads, watches for signals, finishes the
+//! trace. Responsible for who runs when, and for ending in order whatever happens; the work is done by the parts.
+//!
+//! ```text
+//!   this thread   signals, duration, progress
+//!   tracer        ptrace, placing probes           ──notices──┐
+//!   intake        ring ── records in order ───────────────────┴─▶ TraceWriter ─▶ its own thread: zstd, file
+//!   guardian      another process, for the worst case
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, TryRecvError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use trace_format::{
+    ModuleId, TraceWriter, WriteError,
+    table::{FrameSymbols, Header, Tables},
+    writer::WriterOptions,
+};
+
+use crate::{
+    CollectError,
+    guardian::Guardian,
+    intake::{Finished, Intake, Progress},
+    kernel::{Kernel, Ring, Tuning},
+    machine,
+    notice::Notice,
+    placer::Placer,
+    tracer::{self, Before, Following, Outcome, Signals, Subject, Tracer},
+};
+
+/// How often a trace is brought to disk although its chunk is not full.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How long the intake waits for the kernel before it looks by itself.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+/// How long a launched program may take to end by itself after a signal that it probably got too.
+const GRACE: Duration = Duration::from_millis(500);
+/// Precision of event times.
+const TICK_NS: u32 = 64;
+
+/// What and how to record.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The trace to write.
+    pub output: PathBuf,
+    /// How the kernel side behaves.
+    pub tuning: Tuning,
+    /// Which processes.
+    pub following: Following,
+    /// End after this time, if given.
+    pub duration: Option<Duration>,
+    /// Store addresses of known blocks.
+    pub addresses: bool,
+    /// What wrote the trace, for its header.
+    pub recorder: String,
+}
+
+/// Names the frames of a finished recording, given files of the modules.
+pub type Symbolise<'a> = dyn FnOnce(&Tables, Vec<(ModuleId, File)>) -> Vec<FrameSymbols> + 'a;
+
+/// What the caller of a recording provides.
+pub struct Hooks<'a> {
+    /// Called about ten times a second.
+    pub tick: &'a mut dyn FnMut(&Progress),
+    /// Called once when all events are in.
+    pub symbolise: Box<Symbolise<'a>>,
+}
+
+/// How a recording went.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Wait status of the launched program, if it ended.
+    pub status: Option<i32>,
+    /// Pid of the program launched or attached to.
+    pub pid: u32,
+    /// Whether it still runs.
+    pub still_running: bool,
+    /// Events in the trace.
+    pub event_count: u64,
+    /// Size of the trace.
+    pub file_bytes: u64,
+    /// Processes recorded.
+    pub process_count: u64,
+    /// Events lost.
+    pub lost_count: u64,
+    /// Peak and other figures are in the trace; these sentences are for the person now.
+    pub warnings: Vec<String>,
+    /// Why the trace is not whole although the target ran on, such as a full disk.
+    pub failure: Option<CollectError>,
+}
+
+/// Starts `command` and records it to its end.
+///
+/// # Errors
+/// When the recording cannot begin; what goes wrong later is in [`Recorded::failure`].
+pub fn record(command: &[String], options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
+    run(&Subject::Command(command.to_vec()), options, hooks)
+}
+
+/// Records a running process until it ends, the duration is over, or a signal asks to stop.
+///
+/// # Errors
+/// As [`record`].
+pub fn attach(pid: u32, options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
+    run(&Subject::Process(pid), options, hooks)
+}
+
+/// Whether this machine can record.
+///
+/// # Errors
+/// `Unsupported` with what is missing.
+pub fn check() -> Result<(), CollectError> {
+    let tuning = Tuning { ring_bytes: 1 << 16, lossless: false, max_frames: 0, free_stacks: false, floor: false };
+    Kernel::load(tuning).map(drop)
+}
+
+fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
+    let began = Instant::now();
+    let (kernel, ring) = Kernel::load(options.tuning)?;
+    let (output, sink) = Output::create(&options.output, options.tuning.floor)?;
+    let guardian = Guardian::start(&kernel)
+        .map_err(|source| CollectError::System { doing: "cannot start the guardian process".into(), source })?;
+    let asking = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    let mask = tracer::block_signals(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD]);
+    let before = Before { mask, files: tracer::raise_file_limit() };
+    let system = |doing: &str, source| CollectError::System { doing: doing.into(), source };
+    let asked = tracer::signal_fd(&asking).map_err(|source| system("cannot watch for signals", source))?;
+    let signals = Arc::new(Signals::new().map_err(|source| system("cannot make an event descriptor", source))?);
+
+    let (notices, inbox) = mpsc::channel();
+    let gauge = ring.gauge();
+    let low_bytes = options.tuning.ring_bytes / 8;
+    let following = options.following.clone();
+    let tracer = Tracer::new(kernel, Placer::new(), gauge, notices, Arc::clone(&signals), following, low_bytes)?;
+    let (begun, beginning) = mpsc::channel();
+    let traced = {
+        let (subject, before) = (subject.clone(), before);
+        thread::Builder::new()
+            .name("tracer".into())
+            .spawn(move || tracer.run(&subject, &before, |result| drop(begun.send(result))))
+            .map_err(|source| system("cannot start a thread", source))?
+    };
+
+    let header = header(subject, options);
+    let start_ns = header.start_monotonic_ns;
+    let settings = WriterOptions { addresses: options.addresses, ..WriterOptions::default() };
+    let writer = TraceWriter::create(sink, &options.output, &header, settings)?;
+    let progress = Arc::new(Progress::default());
+    let intake = Intake::new(writer, start_ns, Arc::clone(&progress));
+    let drained = Arc::new(AtomicBool::new(false));
+    let taking = {
+        let (signals, drained) = (Arc::clone(&signals), Arc::clone(&drained));
+        thread::Builder::new()
+            .name("intake".into())
+            .spawn(move || take_in(intake, ring, &inbox, &signals, &drained))
+            .map_err(|source| system("cannot start a thread", source))?
+    };
+
+    let Hooks { tick, symbolise } = hooks;
+    let first = beginning.recv().unwrap_or_else(|_| {
+        Err(CollectError::System { doing: "the tracer ended early".into(), source: io::Error::other("no report") })
+    });
+    let end = match &first {
+        Ok(_) => {
+            let launched = matches!(subject, Subject::Command(_));
+            watch(&signals, &drained, asked.as_raw_fd(), options.duration, launched, tick, &progress)
+        }
+        Err(_) => "failed to begin",
+    };
+    let (kernel, mut placer, outcome) = traced.join().expect("the tracer does not panic");
+    let (intake, broken) = taking.join().expect("the intake does not panic");
+    guardian.dismiss();
+    let pid = match first {
+        Ok(pid) => pid,
+        Err(error) => {
+            placer.finish();
+            drop(intake);
+            output.discard(&options.output);
+            return Err(error);
+        }
+    };
+    let held_ns = signals.held_ns.load(Ordering::Relaxed);
+    let finished = finish(intake, broken, &kernel, &outcome, &progress, held_ns, end, began, symbolise);
+    placer.finish();
+    output.give_to_user();
+    let (mut recorded, failed_on_disk) = finished;
+    recorded.pid = pid;
+    recorded.status = outcome.status;
+    if failed_on_disk && matches!(subject, Subject::Command(_)) && recorded.status.is_none() {
+        // The recording is over, the program is not: whoever started us waits for it.
+        recorded.status = tracer::wait_for(pid);
+    }
+    recorded.still_running = recorded.status.is_none();
+    Ok(recorded)
+}
+
+/// Waits for the end of the recording; returns why it came.
+fn watch(
+    signals: &Signals,
+    drained: &AtomicBool,
+    asked: i32,
+    duration: Option<Duration>,
+    launched: bool,
+    tick: &mut dyn FnMut(&Progress),
+    progress: &Progress,
+) -> &'static str {
+    let start = Instant::now();
+    let mut asked_at: Option<Instant> = None;
+    loop {
+        let signalled = tracer::poll(&[asked], 100);
+        tick(progress);
+        if signals.root_ended.load(Ordering::Acquire) {
+            return if asked_at.is_some() { "interrupted" } else { "exited" };
+        }
+        if drained.load(Ordering::Acquire) {
+            return "the trace could not be written";
+        }
+        if signalled {
+            asked_at.get_or_insert_with(Instant::now);
+        }
+        let patience = if launched { GRACE } else { Duration::ZERO };
+        if asked_at.is_some_and(|at| at.elapsed() >= patience) {
+            signals.stop();
+            return "interrupted";
+        }
+        if duration.is_some_and(|duration| start.elapsed() >= duration) {
+            signals.stop();
+            return "duration";
+        }
+    }
+}
+
+/// Reads ring and inbox in one order until the tracer is gone and the ring is empty.
+fn take_in(
+    mut intake: Intake,
+    mut ring: Ring,
+    inbox: &Receiver<Notice>,
+    signals: &Signals,
+    drained: &AtomicBool,
+) -> (Intake, Option<WriteError>) {
+    let gauge = ring.gauge();
+    let mut waiting: VecDeque<Notice> = VecDeque::new();
+    let mut flushed = Instant::now();
+    let mut broken: Option<WriteError> = None;
+    let mut tracing = true;
+    loop {
+        // The end first, the inbox second: what a record depends on was sent before the record was reserved.
+        let end = gauge.position();
+        while tracing {
+            match inbox.try_recv() {
+                Ok(notice) => waiting.push_back(notice),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => tracing = false,
+            }
+        }
+        let before = ring.position();
+        while let Some(notice) = waiting.front() {
+            let position = notice.position.min(end);
+            if !read_records(&mut ring, position, &mut intake, &mut broken) || notice.position > end {
+                break;
+            }
+            let notice = waiting.pop_front().expect("it was at the front");
+            if broken.is_none() {
+                broken = intake.notice(notice.what, machine::monotonic_ns()).err();
+            }
+        }
+        if waiting.is_empty() {
+            read_records(&mut ring, end, &mut intake, &mut broken);
+        }
+        if broken.is_some() && !drained.swap(true, Ordering::AcqRel) {
+            signals.broken.store(true, Ordering::Release);
+            signals.stop();
+        }
+        intake.report();
+        if !tracing && waiting.is_empty() && ring.position() == gauge.position() {
+            return (intake, broken);
+        }
+        if broken.is_none() && flushed.elapsed() >= FLUSH_EVERY {
+            flushed = Instant::now();
+            broken = intake.flush().err();
+        }
+        if tracing && ring.position() == before {
+            ring.wait(POLL_EVERY);
+        } else if tracing && ring.position() - before < 256 << 10 {
+            // Little came: let it gather, a wake-up costs more than a batch.
+            ring.wait(POLL_EVERY);
+        }
+    }
+}
+
+fn read_records(ring: &mut Ring, end: u64, intake: &mut Intake, broken: &mut Option<WriteError>) -> bool {
+    ring.read_until(end, |bytes| {
+        if broken.is_none() {
+            *broken = intake.record(bytes).err();
+        }
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything a recording knows comes together here")]
+fn finish(
+    mut intake: Intake,
+    mut broken: Option<WriteError>,
+    kernel: &Kernel,
+    outcome: &Outcome,
+    progress: &Progress,
+    held_ns: u64,
+    end: &str,
+    began: Instant,
+    symbolise: Box<Symbolise<'_>>,
+) -> (Recorded, bool) {
+    let failed_on_disk = broken.is_some();
+    let mut ring_failure_count = 0;
+    let mut stop_count = 0;
+    let mut full_table_count = 0;
+    for (cpu, state) in kernel.cpu_states().iter().enumerate() {
+        ring_failure_count += state.lost_count;
+        stop_count += state.stop_count;
+        full_table_count += state.thread_failure_count;
+        if state.untold.first_ns != 0 && broken.is_none() {
+            broken = intake.untold_loss(cpu as u32, state.untold).err();
+        }
+    }
+    let Finished { writer, mut stats, files, .. } = intake.into_parts();
+    if full_table_count > 0 {
+        stats.warnings.push(format!("{full_table_count} calls came from more threads than can be recorded at once"));
+    }
+    let costs = kernel.program_costs();
+    stats.ring_failure_count = ring_failure_count;
+    stats.missed_run_count = costs.missed_run_count;
+    stats.program_ns = costs.run_time_ns;
+    stats.program_run_count = costs.run_count;
+    stats.backpressure_stop_count = stop_count;
+    stats.backpressure_ns = held_ns;
+    stats.target_cpu_ns = outcome.target_cpu_ns;
+    end.clone_into(&mut stats.end);
+    let mut recorded = Recorded {
+        status: None,
+        pid: 0,
+        still_running: false,
+        event_count: writer.event_count(),
+        file_bytes: writer.written_bytes(),
+        process_count: progress.process_count.load(Ordering::Relaxed),
+        lost_count: ring_failure_count,
+        warnings: stats.warnings.clone(),
+        failure: None,
+    };
+    match broken {
+        Some(error) => recorded.failure = Some(error.into()),
+        None => {
+            let symbols = symbolise(writer.tables(), files);
+            stats.recorder_cpu_ns = machine::own_cpu_ns();
+            stats.wall_ns = began.elapsed().as_nanos() as u64;
+            match writer.finish(stats, symbols) {
+                Ok(written) => recorded.file_bytes = written.file_bytes,
+                Err(error) => recorded.failure = Some(error.into()),
+            }
+        }
+    }
+    (recorded, failed_on_disk)
+}
+
+fn header(subject: &Subject, options: &Options) -> Header {
+    let tuning = &options.tuning;
+    let (command, attached_pid) = match subject {
+        Subject::Command(command) => (command.clone(), 0),
+        Subject::Process(pid) => (Vec::new(), *pid),
+    };
+    Header {
+        recorder: options.recorder.clone(),
+        kernel: machine::kernel_release(),
+        machine: std::env::consts::ARCH.to_owned(),
+        cpu_count: thread::available_parallelism().map_or(0, |count| count.get() as u32),
+        start_unix_ns: machine::unix_ns(),
+        start_monotonic_ns: machine::monotonic_ns(),
+        tick_ns: TICK_NS,
+        command,
+        attached_pid,
+        options: vec![
+            format!("lossless={}", tuning.lossless),
+            format!("stacks={}", if tuning.max_frames > 0 { "fp" } else { "none" }),
+            format!("free-stacks={}", tuning.free_stacks),
+            format!("follow={}", options.following.children),
+            format!("ring-bytes={}", tuning.ring_bytes),
+            format!("addresses={}", options.addresses),
+        ],
+    }
+}
+
+/// The file a trace goes to; none where only the cost of probes is measured.
+struct Output(Option<File>);
+
+impl Output {
+    fn create(path: &Path, floor: bool) -> Result<(Self, Box<dyn io::Write + Send>), CollectError> {
+        if floor {
+            return Ok((Self(None), Box::new(io::sink())));
+        }
+        let failed = |source| CollectError::Output { path: path.to_owned(), source };
+        let file = File::create(path).map_err(failed)?;
+        let sink = file.try_clone().map_err(failed)?;
+        Ok((Self(Some(file)), Box::new(sink)))
+    }
+
+    /// The trace belongs to the person behind sudo.
+    fn give_to_user(&self) {
+        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        if let (Some(file), Some(user), Some(group)) = (&self.0, id("SUDO_UID"), id("SUDO_GID")) {
+            // A file system without owners is no reason to fail.
+            let _ = std::os::unix::fs::fchown(file, Some(user), Some(group));
+        }
+    }
+
+    /// Nothing was recorded: leave no empty file behind.
+    fn discard(&self, path: &Path) {
+        if self.0.as_ref().is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Follows processes: launches or seizes them, sees every fork, exec, exit and change of the link map while the thread
+//! concerned is stopped, has probes placed before it goes on, and lets threads rest while the ring is drained.
+//! Responsible for never harming a tracee; not for events.
+//!
+//! ```text
+//!            gate ─▶ exec ─▶ (interpreter runs) ─▶ link map consistent ─▶ constructors, main …
+//!   stops:           ▲ hook the link map           ▲ place probes
+//!
+//!   fork ─▶ child stopped before its first instruction: same probes, same descriptors, its own links
+//! ```
+//!
+//! Our programs stop a thread by sending it `SIGSTOP` and noting why; as its tracer we see the signal before it is
+//! delivered and drop it, so that neither the program nor its parent ever knows. All other signals are passed on, and
+//! group stops that others cause are left alone.
+
+mod detach;
+mod ptrace;
+mod process;
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::Sender,
+    },
+    time::{Duration, Instant},
+};
+
+use probe_abi::{STOP_BACKPRESSURE, STOP_LINK_MAP};
+use trace_format::{event::EndReason, table::Origin};
+
+pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signal_fd, wait_for};
+use self::ptrace::{Gated, Wait};
+use crate::{
+    CollectError,
+    kernel::{Hook, Kernel, Link, RingGauge},
+    notice::{Notice, What},
+    placer::{Placed, Placer},
+};
+
+/// Which processes are recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Following {
+    /// Children too.
+    pub children: bool,
+    /// Only processes whose executable has this file name; empty for all.
+    pub only: Vec<String>,
+}
+
+/// How the tracer is told to end, and tells how it goes. Shared with the session.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    /// End the recording; the targets go on.
+    pub(crate) stop: AtomicBool,
+    /// The intake cannot take events any more: nothing may be held back for it.
+    pub(crate) broken: AtomicBool,
+    /// The process recorded first has ended.
+    pub(crate) root_ended: AtomicBool,
+    /// Time that threads were held for back-pressure, summed.
+    pub(crate) held_ns: AtomicU64,
+    wake: OwnedFd,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            root_ended: AtomicBool::new(false),
+            held_ns: AtomicU64::new(0),
+            wake: process::event_fd()?,
+        })
+    }
+
+    /// Asks the tracer to detach and end.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        process::ring_bell(&self.wake);
+    }
+}
+
+/// What is to be recorded.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    /// A program to start, with its arguments.
+    Command(Vec<String>),
+    /// A running process.
+    Process(u32),
+}
+
+/// What of ours a launched program must not inherit: how it was before we changed it.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    /// Signal mask.
+    pub(crate) mask: libc::sigset_t,
+    /// Limit of open files.
+    pub(crate) files: libc::rlimit,
+}
+
+/// How a traced recording ended.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Wait status of the launched program, once it ended.
+    pub(crate) status: Option<i32>,
+    /// CPU time of the targets that ended.
+    pub(crate) target_cpu_ns: u64,
+}
+
+/// One traced process.
+#[derive(Default)]
+struct Process {
+    /// Whether its events are taken.
+    recorded: bool,
+    /// Whether it runs in another's memory (vfork) and so under that one's probes.
+    borrowed_memory: bool,
+    /// Probes and descriptors.
+    placed: Placed,
+    links: Vec<Link>,
+    /// The probe on the dynamic linker's report.
+    link_map: Option<Link>,
+}
+
+pub(crate) struct Tracer {
+    kernel: Kernel,
+    placer: Placer,
+    gauge: RingGauge,
+    notices: Sender<Notice>,
+    signals: Arc<Signals>,
+    following: Following,
+    /// Ring fill below which held threads go on.
+    low_bytes: u64,
+    processes: HashMap<u32, Process>,
+    /// Traced threads and their process.
+    tasks: HashMap<u32, u32>,
+    /// New threads that stopped before their parent told of them.
+    early: HashSet<u32>,
+    /// Threads that rest until the ring is drained.
+    held: Vec<(u32, Instant)>,
+    root: u32,
+    /// Whether the root has not yet executed its program.
+    at_gate: bool,
+    outcome: Outcome,
+    bell: OwnedFd,
+}
+
+impl Tracer {
+    #[expect(clippy::too_many_arguments, reason = "the tracer is where all parts of a recording meet")]
+    pub(crate) fn new(
+        kernel: Kernel,
+        placer: Placer,
+        gauge: RingGauge,
+        notices: Sender<Notice>,
+        signals: Arc<Signals>,
+        following: Following,
+        low_bytes: u64,
+    ) -> Result<Self, CollectError> {
+        let bell = ptrace::signal_fd(&[libc::SIGCHLD])
+            .map_err(|source| CollectError::System { doing: "cannot wait for children (signalfd)".into(), source })?;
+        Ok(Self {
+            kernel,
+            placer,
+            gauge,
+            notices,
+            signals,
+            following,
+            low_bytes,
+            processes: HashMap::new(),
+            tasks: HashMap::new(),
+            early: HashSet::new(),
+            held: Vec::new(),
+            root: 0,
+            at_gate: false,
+            outcome: Outcome::default(),
+            bell,
+        })
+    }
+
+    /// Starts or seizes the subject, then reports success or failure through `begun`, then follows it to the end.
+    /// Everything happens on this thread: ptrace insists. Returns the kernel side for the final counts.
+    pub(crate) fn run(
+        mut self,
+        subject: &Subject,
+        before: &Before,
+        begun: impl FnOnce(Result<u32, CollectError>),
+    ) -> (Kernel, Placer, Outcome) {
+        let gated = match subject {
+            Subject::Command(command) => self.launch(command, before).map(Some),
+            Subject::Process(pid) => self.attach(*pid).map(|()| None),
+        };
+        let gated = match gated {
+            Ok(gated) => gated,
+            Err(error) => {
+                begun(Err(error));
+                self.detach_all();
+                return (self.kernel, self.placer, self.outcome);
+            }
+        };
+        if let (Some(gated), Subject::Command(command)) = (&gated, subject) {
+            gated.release();
+            // Wait for the exec, or for its failure.
+            while self.at_gate && !self.signals.root_ended.load(Ordering::Acquire) {
+                self.turn();
+            }
+            if self.at_gate {
+                let source = gated.failure().unwrap_or_else(|| io::Error::other("it ended before it began"));
+                begun(Err(CollectError::Launch { program: command[0].clone(), source }));
+                return (self.kernel, self.placer, self.outcome);
+            }
+        }
+        begun(Ok(self.root));
+        while !self.signals.root_ended.load(Ordering::Acquire) && !self.signals.stop.load(Ordering::Acquire) {
+            self.turn();
+        }
+        self.detach_all();
+        (self.kernel, self.placer, self.outcome)
+    }
+
+    /// One round: whatever happened, then rest until more does.
+    fn turn(&mut self) {
+        while let Ok(Some(wait)) = ptrace::wait_any() {
+            self.handle(wait);
+            if self.signals.root_ended.load(Ordering::Acquire) {
+                return;
+            }
+        }
+        self.release_held();
+        let timeout = if self.held.is_empty() { 1000 } else { 1 };
+        ptrace::poll(&[self.bell.as_raw_fd(), self.signals.wake.as_raw_fd()], timeout);
+    }
+
+    fn launch(&mut self, command: &[String], before: &Before) -> Result<Gated, CollectError> {
+        let failed = |source| CollectError::Launch { program: command[0].clone(), source };
+        let argv: Vec<CString> = command
+            .iter()
+            .map(|word| CString::new(word.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| failed(io::Error::other("an argument holds a NUL byte")))?;
+        let gated = Gated::fork(&argv, &before.mask, &before.files).map_err(failed)?;
+        ptrace::seize(gated.pid, self.following.children).map_err(|source| CollectError::System {
+            doing: format!("cannot trace the new process {} (is the recorder itself in a sandbox?)", gated.pid),
+            source,
+        })?;
+        self.root = gated.pid;
+        self.at_gate = true;
+        self.tasks.insert(gated.pid, gated.pid);
+        self.processes.insert(gated.pid, Process::default());
+        self.kernel.arm(true)?;
+        Ok(gated)
+    }
+
+    fn attach(&mut self, pid: u32) -> Result<(), CollectError> {
+        let refused = |reason: String| CollectError::Attach { pid, reason };
+        let mut seized = 0;
+        // Threads start threads: look again until a pass finds none that is new. What a seized thread starts is ours.
+        loop {
+            let mut fresh = 0;
+            for tid in process::threads(pid).map_err(|error| refused(process::absence(pid, &error)))? {
+                if self.tasks.contains_key(&tid) {
+                    continue;
+                }
+                match ptrace::seize(tid, self.following.children) {
+                    Ok(()) => {
+                        self.tasks.insert(tid, pid);
+                        fresh += 1;
+                    }
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => return Err(refused(process::seize_refusal(pid, &error))),
+                }
+            }
+            seized += fresh;
+            if fresh == 0 {
+                break;
+            }
+        }
+        if seized == 0 {
+            return Err(refused("it has no threads any more".into()));
+        }
+        self.root = pid;
+        self.processes.insert(pid, Process { recorded: true, ..Process::default() });
+        self.start_notice(pid, None, Origin::Attach, false);
+        self.hook_link_map(pid);
+        self.place(pid);
+        if self.processes[&pid].links.is_empty() {
+            return Err(refused(
+                "no allocator was found in it that can be probed (a stripped static allocator, or a garbage-collected \
+                 heap?)"
+                    .into(),
+            ));
+        }
+        self.kernel.arm(true)
+    }
+
+    fn handle(&mut self, wait: Wait) {
+        match wait {
+            Wait::Ended { tid, status, cpu_ns } => self.ended(tid, status, cpu_ns),
+            Wait::Signal { tid, signal } => self.signalled(tid, signal),
+            Wait::GroupStop { tid } => {
+                let _ = ptrace::listen(tid);
+            }
+            Wait::Stop { tid } => {
+                if self.tasks.contains_key(&tid) {
+                    let _ = ptrace::resume(tid, 0);
+                } else {
+                    self.early.insert(tid);
+                }
+            }
+            Wait::Event { tid, event: libc::PTRACE_EVENT_EXEC } => self.executed(tid),
+            Wait::Event { tid, event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE } => {
+                if let Ok(child) = ptrace::event_message(tid) {
+                    self.forked(tid, child as u32);
+                }
+                let _ = ptrace::resume(tid, 0);
+            }
+            Wait::Event { tid, .. } => {
+                let _ = ptrace::resume(tid, 0);
+            }
+        }
+    }
+
+    fn signalled(&mut self, tid: u32, signal: i32) {
+        let ours = if signal == libc::SIGSTOP { self.kernel.take_stop(tid) } else { None };
+        match ours {
+            Some(STOP_BACKPRESSURE) => self.held.push((tid, Instant::now())),
+            Some(STOP_LINK_MAP) => {
+                if let Some(&pid) = self.tasks.get(&tid) {
+                    self.place(pid);
+                }
+                let _ = ptrace::resume(tid, 0);
+            }
+            Some(_) => {
+                let _ = ptrace::resume(tid, 0);
+            }
+            None => {
+                let _ = ptrace::resume(tid, signal);
+            }
+        }
+    }
+
+    fn release_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let drained = self.gauge.unread_bytes() <= self.low_bytes || self.signals.broken.load(Ordering::Acquire);
+        if drained {
+            for (tid, since) in std::mem::take(&mut self.held) {
+                let _ = ptrace::resume(tid, 0);
+                self.signals.held_ns.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn forked(&mut self, tid: u32, child: u32) {
+        let Some(&parent) = self.tasks.get(&tid) else { return };
+        let is_thread = process::thread_group(child) == Some(parent);
+        self.tasks.insert(child, if is_thread { parent } else { child });
+        if !is_thread {
+            let shares = ptrace::same_memory(parent, child);
+            let recorded = self.processes.get(&parent).is_some_and(|parent| parent.recorded);
+            let mut process = Process { recorded, borrowed_memory: shares, ..Process::default() };
+            if recorded {
+                self.start_notice(child, Some(parent), Origin::Fork, shares);
+                if !shares && let Some(parent) = self.processes.get(&parent) {
+                    process.placed = parent.placed.clone();
+                    process.links = self.placer.again(&mut self.kernel, child, &process.placed);
+                }
+            }
+            self.processes.insert(child, process);
+            if recorded && !shares {
+                self.hook_link_map(child);
+            }
+        }
+        if self.early.remove(&child) {
+            let _ = ptrace::resume(child, 0);
+        }
+    }
+
+    fn executed(&mut self, tid: u32) {
+        let pid = tid;
+        if let Ok(former) = ptrace::event_message(tid)
+            && former as u32 != tid
+        {
+            self.tasks.remove(&(former as u32));
+        }
+        self.tasks.insert(tid, pid);
+        let first = self.at_gate && pid == self.root;
+        let old = self.processes.remove(&pid).unwrap_or_default();
+        if old.recorded {
+            self.end_threads(pid, true);
+            self.tell(What::End { pid, reason: EndReason::Exec });
+        }
+        let was_recorded = old.recorded;
+        self.retire(old);
+        if first {
+            self.at_gate = false;
+        }
+        if !self.following.children && pid != self.root {
+            self.tasks.remove(&tid);
+            let _ = ptrace::detach(tid, 0);
+            return;
+        }
+        let name = process::executable_name(pid);
+        let recorded = self.following.only.is_empty() || self.following.only.contains(&name);
+        self.processes.insert(pid, Process { recorded, ..Process::default() });
+        if recorded {
+            let origin = if first { Origin::Launch } else { Origin::Exec };
+            self.start_notice(pid, (was_recorded && !first).then_some(pid), origin, false);
+            self.hook_link_map(pid);
+            self.place(pid);
+        }
+        let _ = ptrace::resume(tid, 0);
+    }
+
+    fn ended(&mut self, tid: u32, status: i32, cpu_ns: u64) {
+        self.early.remove(&tid);
+        self.held.retain(|(held, _)| *held != tid);
+        let Some(pid) = self.tasks.remove(&tid) else { return };
+        let state = self.kernel.take_thread(tid).map(Box::new);
+        let recorded = self.processes.get(&pid).is_some_and(|process| process.recorded);
+        if recorded {
+            self.tell(What::ThreadEnd { tid, state });
+        }
+        if tid != pid {
+            return;
+        }
+        self.tasks.retain(|_, process| *process != pid);
+        self.outcome.target_cpu_ns += cpu_ns;
+        if recorded {
+            self.tell(What::End { pid, reason: EndReason::Exit(status) });
+        }
+        if let Some(process) = self.processes.remove(&pid) {
+            self.retire(process);
+        }
+        if pid == self.root {
+            self.outcome.status = Some(status);
+            self.signals.root_ended.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells the end of all threads of a process (but not of `pid` itself when `keep_leader`).
+    fn end_threads(&mut self, pid: u32, keep_leader: bool) {
+        let tids: Vec<u32> = self.tasks.iter().filter(|(_, process)| **process == pid).map(|(tid, _)| *tid).collect();
+        for tid in tids {
+            let state = self.kernel.take_thread(tid).map(Box::new);
+            self.tell(What::ThreadEnd { tid, state });
+            if !(keep_leader && tid == pid) {
+                self.tasks.remove(&tid);
+            }
+        }
+    }
+
+    /// Lets go of a process's probes and rows.
+    fn retire(&mut self, process: Process) {
+        let Process { placed, mut links, link_map, .. } = process;
+        links.extend(link_map);
+        self.placer.retire(&mut self.kernel, placed, links);
+    }
+
+    fn start_notice(&mut self, pid: u32, parent: Option<u32>, origin: Origin, shares_heap: bool) {
+        let (name, command) = (process::executable_name(pid), process::command_line(pid));
+        self.tell(What::Start { pid, parent, origin, name, command, shares_heap });
+    }
+
+    fn hook_link_map(&mut self, pid: u32) {
+        let Some((file, offset)) = self.placer.link_map_hook(pid) else { return };
+        match self.kernel.attach(Hook::LinkMap, &file, offset, pid, 0) {
+            Ok(link) => {
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.link_map = Some(link);
+                }
+            }
+            Err(error) => self.tell(What::Warning(format!(
+                "process {pid}: the dynamic linker cannot be watched ({error}); allocators of libraries loaded later \
+                 are not seen"
+            ))),
+        }
+    }
+
+    /// Places probes in whatever the process has loaded by now.
+    fn place(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if !process.recorded || process.borrowed_memory {
+            return;
+        }
+        match self.placer.place(&mut self.kernel, pid, &mut process.placed) {
+            Ok(Some((plan, links))) => {
+                process.links.extend(links);
+                self.tell(What::Plan { pid, plan });
+            }
+            Ok(None) => {}
+            Err(error) => self.tell(What::Warning(format!("process {pid}: {error}"))),
+        }
+    }
+
+    fn tell(&self, what: What) {
+        // The intake outlives the tracer; if it broke, nobody needs to know.
+        let _ = self.notices.send(Notice { position: self.gauge.position(), what });
+    }
+}
+
+/// How long the end of a recording waits for threads to stop before it leaves them to the kernel.
+const DETACH_PATIENCE: Duration = Duration::from_secs(3);

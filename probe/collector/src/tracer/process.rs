@@ -1,0 +1,80 @@
+//! What `/proc` says of a process, and the two small descriptors the tracer polls. Responsible for reading it; absent
+//! or odd files read as absent.
+
+#![expect(unsafe_code, reason = "eventfd is a system call")]
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+/// Thread ids of a process.
+pub(super) fn threads(pid: u32) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// The process a thread belongs to.
+pub(super) fn thread_group(tid: u32) -> Option<u32> {
+    status_field(tid, "Tgid:")
+}
+
+fn status_field(tid: u32, field: &str) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
+}
+
+/// File name of a process's executable, without the mark of a deleted file.
+pub(super) fn executable_name(pid: u32) -> String {
+    let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) else { return String::new() };
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name)
+}
+
+/// Arguments of a process.
+pub(super) fn command_line(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Why a process's threads cannot be listed.
+pub(super) fn absence(pid: u32, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        format!("there is no process {pid}")
+    } else {
+        format!("its threads cannot be listed: {error}")
+    }
+}
+
+/// Why a process cannot be traced.
+pub(super) fn seize_refusal(pid: u32, error: &io::Error) -> String {
+    match status_field(pid, "TracerPid:") {
+        Some(tracer) if tracer != 0 => {
+            let name = executable_name(tracer);
+            format!("it is traced by process {tracer} ({name}); end that first, a process has one tracer")
+        }
+        _ => format!("it cannot be traced: {error}"),
+    }
+}
+
+/// A bell: readable once rung.
+pub(super) fn event_fd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the new descriptor is ours.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Rings it.
+pub(super) fn ring_bell(bell: &OwnedFd) {
+    let one = 1u64;
+    // SAFETY: eight bytes of a live integer.
+    unsafe { libc::write(bell.as_raw_fd(), (&raw const one).cast(), 8) };
+}
