@@ -35,7 +35,8 @@ pub enum Operation {
 pub struct Semantics {
     /// What it does.
     pub operation: Operation,
-    /// Position of the size, in bytes (or in elements where `count` is set). For sized frees the size the caller claims.
+    /// Position of the size, in bytes (or in elements where `count` is set). `None` for frees: what a caller of a sized free
+    /// claims is nobody's business, and would only narrow the choice of places for a probe.
     pub size: Option<u8>,
     /// Position of the factor the size is multiplied with.
     pub count: Option<u8>,
@@ -48,7 +49,7 @@ pub struct Semantics {
     /// Whether an exception can leave it: a return probe on it would kill a program that catches the exception.
     pub can_throw: bool,
     /// Whether it is a C++ operator: these usually call another entry point, and are worth a probe only in allocators that inline
-    /// their fast path (see [`crate::placement::reaches_only_through`]).
+    /// their fast path (see [`crate::placement::reach`]).
     pub is_operator: bool,
 }
 
@@ -124,10 +125,9 @@ impl Semantics {
         let same_blocks = self.operation == other.operation
             && self.pointer == other.pointer
             && self.out_pointer == other.out_pointer
-            && (self.operation == Operation::Free || (self.size == other.size && self.count == other.count));
+            && self.size == other.size
+            && self.count == other.count;
         same_blocks.then(|| Self {
-            size: if self.size == other.size { self.size } else { None },
-            count: if self.count == other.count { self.count } else { None },
             alignment: if self.alignment == other.alignment { self.alignment } else { None },
             can_throw: self.can_throw || other.can_throw,
             is_operator: self.is_operator && other.is_operator,
@@ -149,8 +149,8 @@ const BASE_NAMES: &[(&str, Semantics)] = &[
     ("reallocarray", REALLOC.pointer(0).count(1).size(2)),
     ("free", FREE.pointer(0)),
     ("cfree", FREE.pointer(0)),
-    ("free_sized", FREE.pointer(0).size(1)),
-    ("free_aligned_sized", FREE.pointer(0).alignment(1).size(2)),
+    ("free_sized", FREE.pointer(0)),
+    ("free_aligned_sized", FREE.pointer(0)),
     ("posix_memalign", ALLOC.out_pointer(0).alignment(1).size(2)),
     ("aligned_alloc", ALLOC.alignment(0).size(1)),
     ("memalign", ALLOC.alignment(0).size(1)),
@@ -161,7 +161,7 @@ const BASE_NAMES: &[(&str, Semantics)] = &[
     ("mallocx", ALLOC.size(0)),
     ("rallocx", REALLOC.pointer(0).size(1)),
     ("dallocx", FREE.pointer(0)),
-    ("sdallocx", FREE.pointer(0).size(1)),
+    ("sdallocx", FREE.pointer(0)),
 ];
 
 /// Names that belong to one allocator only, in full, with their prefix.
@@ -178,9 +178,9 @@ const OWN_NAMES: &[(&str, &str, Semantics)] = &[
     ("mi_", "mi_rezalloc", REALLOC.pointer(0).size(1)),
     ("mi_", "mi_recalloc", REALLOC.pointer(0).count(1).size(2)),
     ("mi_", "mi_rezalloc_aligned", REALLOC.pointer(0).size(1).alignment(2)),
-    ("mi_", "mi_free_size", FREE.pointer(0).size(1)),
-    ("mi_", "mi_free_aligned", FREE.pointer(0).alignment(1)),
-    ("mi_", "mi_free_size_aligned", FREE.pointer(0).size(1).alignment(2)),
+    ("mi_", "mi_free_size", FREE.pointer(0)),
+    ("mi_", "mi_free_aligned", FREE.pointer(0)),
+    ("mi_", "mi_free_size_aligned", FREE.pointer(0)),
     ("mi_", "mi_heap_malloc", ALLOC.size(1)),
     ("mi_", "mi_heap_malloc_small", ALLOC.size(1)),
     ("mi_", "mi_heap_zalloc", ZEROED.size(1)),
@@ -208,12 +208,12 @@ const OWN_NAMES: &[(&str, &str, Semantics)] = &[
     ("tc_", "tc_deletearray", FREE.pointer(0).operator()),
     ("tc_", "tc_delete_nothrow", FREE.pointer(0).operator()),
     ("tc_", "tc_deletearray_nothrow", FREE.pointer(0).operator()),
-    ("tc_", "tc_delete_sized", FREE.pointer(0).size(1).operator()),
-    ("tc_", "tc_deletearray_sized", FREE.pointer(0).size(1).operator()),
-    ("tc_", "tc_delete_aligned", FREE.pointer(0).alignment(1).operator()),
-    ("tc_", "tc_deletearray_aligned", FREE.pointer(0).alignment(1).operator()),
-    ("tc_", "tc_delete_sized_aligned", FREE.pointer(0).size(1).alignment(2).operator()),
-    ("tc_", "tc_deletearray_sized_aligned", FREE.pointer(0).size(1).alignment(2).operator()),
+    ("tc_", "tc_delete_sized", FREE.pointer(0).operator()),
+    ("tc_", "tc_deletearray_sized", FREE.pointer(0).operator()),
+    ("tc_", "tc_delete_aligned", FREE.pointer(0).operator()),
+    ("tc_", "tc_deletearray_aligned", FREE.pointer(0).operator()),
+    ("tc_", "tc_delete_sized_aligned", FREE.pointer(0).operator()),
+    ("tc_", "tc_deletearray_sized_aligned", FREE.pointer(0).operator()),
     ("scalable_", "scalable_aligned_malloc", ALLOC.size(0).alignment(1)),
     ("scalable_", "scalable_aligned_realloc", REALLOC.pointer(0).size(1).alignment(2)),
     ("scalable_", "scalable_aligned_free", FREE.pointer(0)),
@@ -229,10 +229,10 @@ const OPERATORS: &[(&str, Semantics)] = &[
     ("_Zn?mSt11align_val_tRKSt9nothrow_t", ALLOC.size(0).alignment(1).operator()),
     ("_Zd?Pv", FREE.pointer(0).operator()),
     ("_Zd?PvRKSt9nothrow_t", FREE.pointer(0).operator()),
-    ("_Zd?Pvm", FREE.pointer(0).size(1).operator()),
-    ("_Zd?PvSt11align_val_t", FREE.pointer(0).alignment(1).operator()),
-    ("_Zd?PvSt11align_val_tRKSt9nothrow_t", FREE.pointer(0).alignment(1).operator()),
-    ("_Zd?PvmSt11align_val_t", FREE.pointer(0).size(1).alignment(2).operator()),
+    ("_Zd?Pvm", FREE.pointer(0).operator()),
+    ("_Zd?PvSt11align_val_t", FREE.pointer(0).operator()),
+    ("_Zd?PvSt11align_val_tRKSt9nothrow_t", FREE.pointer(0).operator()),
+    ("_Zd?PvmSt11align_val_t", FREE.pointer(0).operator()),
 ];
 
 /// Symbol prefixes, and the prefix a domain is called by.
@@ -302,6 +302,10 @@ mod tests {
         recognise(name.as_bytes()).map(|found| (found.prefix, found.semantics))
     }
 
+    fn reallocarray_arguments() -> Vec<u8> {
+        of("reallocarray").unwrap().1.arguments()
+    }
+
     #[test]
     fn positions_follow_the_c_prototypes() {
         // int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -312,9 +316,9 @@ mod tests {
         assert_eq!((array.pointer, array.count, array.size), (Some(0), Some(1), Some(2)));
         // void *_rjem_rallocx(void *ptr, size_t size, int flags)
         assert_eq!(of("_rjem_rallocx").unwrap(), ("_rjem_", REALLOC.pointer(0).size(1)));
-        // void operator delete[](void *, std::size_t, std::align_val_t)
-        let (_, delete) = of("_ZdaPvmSt11align_val_t").unwrap();
-        assert_eq!((delete.pointer, delete.size, delete.alignment), (Some(0), Some(1), Some(2)));
+        // void operator delete[](void *, std::size_t, std::align_val_t): the pointer is all that matters
+        assert_eq!(of("_ZdaPvmSt11align_val_t").unwrap().1.arguments(), [0]);
+        assert_eq!(reallocarray_arguments(), [0, 1, 2]);
         assert!(of("_Znwm").unwrap().1.can_throw && !of("_ZnamRKSt9nothrow_t").unwrap().1.can_throw);
     }
 
@@ -371,7 +375,17 @@ mod tests {
         let memalign = of("memalign").unwrap().1;
         assert_eq!(memalign.merged(of("aligned_alloc").unwrap().1), Some(memalign));
         let free = of("free").unwrap().1;
-        assert_eq!(free.merged(of("_ZdlPvm").unwrap().1), Some(free), "a size only one name knows of is not read");
+        assert_eq!(
+            free.merged(of("_ZdlPvm").unwrap().1),
+            Some(free),
+            "plain, though one of its names is an operator's"
+        );
+        let aligned = of("mi_malloc_aligned").unwrap().1;
+        assert_eq!(
+            of("malloc").unwrap().1.merged(aligned),
+            of("malloc").map(|(_, malloc)| malloc),
+            "an alignment only one knows of"
+        );
         assert!(of("malloc").unwrap().1.merged(of("_Znwm").unwrap().1).unwrap().can_throw);
         assert_eq!(of("malloc").unwrap().1.merged(free), None);
         assert_eq!(of("malloc").unwrap().1.merged(memalign), None, "the size is in another register");

@@ -2,6 +2,7 @@
 //! functions end; knows no instructions.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -14,11 +15,13 @@ pub struct ElfCode<'a> {
     file: &'a File,
     /// Start and end of every function that tells its size, ascending; read when first asked for.
     functions: OnceCell<Vec<(u64, u64)>>,
+    /// Functions of this file by the slots they are bound to; read when first asked for.
+    bindings: OnceCell<HashMap<u64, u64>>,
 }
 
 impl<'a> ElfCode<'a> {
     pub(super) fn new(image: &'a ElfImage, file: &'a File) -> Self {
-        Self { image, file, functions: OnceCell::new() }
+        Self { image, file, functions: OnceCell::new(), bindings: OnceCell::new() }
     }
 
     /// Bytes from `vaddr` to the end of the function it lies in, 0 if the file does not tell.
@@ -74,5 +77,9 @@ impl CodeSource for ElfCode<'_> {
         });
         let after = functions.partition_point(|(start, _)| *start <= vaddr);
         functions[..after].iter().rev().take(8).find(|(_, end)| vaddr < *end).map(|(_, end)| *end)
+    }
+
+    fn slot_target(&self, vaddr: u64) -> Option<u64> {
+        self.bindings.get_or_init(|| self.image.own_bindings(self.file).unwrap_or_default()).get(&vaddr).copied()
     }
 }

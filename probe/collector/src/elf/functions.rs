@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Landmarks;
 use super::symbols::Symbol;
-use crate::allocators::{Recognised, Semantics, recognise};
+use crate::allocators::{LONGEST_NAME_BYTES, Recognised, Semantics, recognise};
 
 /// One name of an allocator function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,8 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn take(&mut self, symbol: Symbol<'_>, exported: bool) {
-        let landmark = match symbol.name {
+        let Some(name) = symbol.short_name(LONGEST_NAME_BYTES) else { return };
+        let landmark = match name {
             b"_dl_debug_state" => Some(&mut self.landmarks.dl_debug_state),
             b"_r_debug" => Some(&mut self.landmarks.r_debug),
             b"_rtld_global" => Some(&mut self.landmarks.rtld_global),
@@ -69,9 +70,9 @@ impl Collector {
         if !symbol.is_function && !symbol.is_ifunc {
             return;
         }
-        let Some(Recognised { prefix, semantics }) = recognise(symbol.name) else { return };
+        let Some(Recognised { prefix, semantics }) = recognise(name) else { return };
         // Recognised names are ASCII.
-        let name = String::from_utf8_lossy(symbol.name).into_owned();
+        let name = String::from_utf8_lossy(name).into_owned();
         let here = self.by_vaddr.entry(symbol.vaddr).or_default();
         if let Some(known) = here.iter_mut().find(|known| known.name.name == name) {
             known.size_bytes = known.size_bytes.max(symbol.size_bytes);

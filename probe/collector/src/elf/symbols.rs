@@ -23,11 +23,29 @@ pub(super) struct SymbolTable {
 /// A defined symbol.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Symbol<'a> {
-    pub(super) name: &'a [u8],
+    /// Its name and everything behind it in the string table: finding the end of a name costs more than all else here.
+    name_on: &'a [u8],
     pub(super) vaddr: u64,
     pub(super) size_bytes: u64,
     pub(super) is_function: bool,
     pub(super) is_ifunc: bool,
+}
+
+impl<'a> Symbol<'a> {
+    /// Its name.
+    pub(super) fn name(&self) -> &'a [u8] {
+        string_at(self.name_on, 0).unwrap_or_default()
+    }
+
+    /// Whether it has this name.
+    pub(super) fn name_is(&self, name: &[u8]) -> bool {
+        self.name_on.get(name.len()) == Some(&0) && self.name_on.starts_with(name)
+    }
+
+    /// Its name if it is shorter than `limit_bytes`.
+    pub(super) fn short_name(&self, limit_bytes: usize) -> Option<&'a [u8]> {
+        string_at(&self.name_on[..limit_bytes.min(self.name_on.len())], 0)
+    }
 }
 
 /// Address and size of a named symbol.
@@ -78,14 +96,20 @@ fn defined_symbol<'a>(raw: &[u8], strings: &'a [u8]) -> Option<Symbol<'a>> {
     if u16_at(raw, 6)? == gabi::SHN_UNDEF {
         return None;
     }
-    let name = string_at(strings, u32_at(raw, 0)? as usize)?;
-    Some(Symbol { name, vaddr: u64_at(raw, 8)?, size_bytes: u64_at(raw, 16)?, is_function, is_ifunc })
+    let name_on = strings.get(u32_at(raw, 0)? as usize..)?;
+    Some(Symbol { name_on, vaddr: u64_at(raw, 8)?, size_bytes: u64_at(raw, 16)?, is_function, is_ifunc })
 }
 
 /// Name of the symbol at `index`, defined or not.
 pub(super) fn name_at<'a>(symbols: &[u8], strings: &'a [u8], index: u32) -> Option<&'a [u8]> {
     let raw = symbols.chunks_exact(SYMBOL_BYTES).nth(index as usize)?;
     string_at(strings, u32_at(raw, 0)? as usize)
+}
+
+/// Address of the symbol at `index` if it is a plain function of this file.
+pub(super) fn function_at(symbols: &[u8], strings: &[u8], index: u32) -> Option<u64> {
+    let symbol = defined_symbol(symbols.chunks_exact(SYMBOL_BYTES).nth(index as usize)?, strings)?;
+    symbol.is_function.then_some(symbol.vaddr)
 }
 
 impl ElfImage {
@@ -98,8 +122,8 @@ impl ElfImage {
         for table in &self.tables {
             scan(&reader, table, |symbol| {
                 if symbol.is_function || symbol.is_ifunc {
-                    let Symbol { name, vaddr, size_bytes, .. } = symbol;
-                    visit(FunctionSymbol { name, vaddr, size_bytes, exported: table.exported });
+                    let Symbol { vaddr, size_bytes, .. } = symbol;
+                    visit(FunctionSymbol { name: symbol.name(), vaddr, size_bytes, exported: table.exported });
                 }
             })?;
         }
@@ -115,7 +139,7 @@ impl ElfImage {
         for table in &self.tables {
             let mut found = None;
             scan(&reader, table, |symbol| {
-                if found.is_none() && symbol.name == name.as_bytes() {
+                if found.is_none() && symbol.name_is(name.as_bytes()) {
                     found = Some(SymbolAddress { vaddr: symbol.vaddr, size_bytes: symbol.size_bytes });
                 }
             })?;

@@ -74,7 +74,7 @@ const REGISTERS: [(Register, ArgRegister); 15] = [
 ];
 
 /// System V argument registers, by position.
-const ARGUMENT_REGISTERS: [Register; 6] =
+pub(super) const ARGUMENT_REGISTERS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
 #[derive(Debug, Clone)]

@@ -47,7 +47,7 @@ use crate::allocators::{Operation, Semantics};
 
 pub use arguments::{ArgLocation, ArgRegister};
 pub(crate) use branches::mentioned_addresses;
-pub use exits::{ExitError, reaches_only_through, ret_exits};
+pub use exits::{ExitError, Reach, reach, ret_exits, thunk_target};
 pub use kernel::{KernelRules, Treatment};
 pub use walk::place;
 
@@ -63,6 +63,9 @@ pub trait CodeSource {
 
     /// Past the end of the function that `vaddr` lies in, where that is known.
     fn function_end(&self, vaddr: u64) -> Option<u64>;
+
+    /// The function of the same file whose address the dynamic linker puts into the slot at `vaddr`, where that is known.
+    fn slot_target(&self, vaddr: u64) -> Option<u64>;
 }
 
 /// Code in memory, for one function and what surrounds it.
@@ -82,6 +85,10 @@ impl CodeSource for CodeSlice<'_> {
     }
 
     fn function_end(&self, _vaddr: u64) -> Option<u64> {
+        None
+    }
+
+    fn slot_target(&self, _vaddr: u64) -> Option<u64> {
         None
     }
 }

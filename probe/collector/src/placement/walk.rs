@@ -1,8 +1,6 @@
 //! Walks the line from a function's entry and chooses the probed instruction. The rules are derived in the module above.
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind, Register,
-};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind};
 
 use super::arguments::ArgumentState;
 use super::branches::BranchTargets;
@@ -174,35 +172,51 @@ impl Walk<'_> {
 
     /// If this is the branch after a test for NULL of the argument that may be ignored: where the line goes on.
     fn branch_on_null(&self, branch: &Instruction, previous: Option<&Instruction>) -> Option<Next> {
-        let (position, test) = (self.need.ignore_null?, previous?);
-        let tests_pointer = match test.mnemonic() {
-            Mnemonic::Test => test.op0_kind() == OpKind::Register && test.op0_register() == test.op1_register(),
-            Mnemonic::Cmp => {
-                test.op0_kind() == OpKind::Register
-                    && matches!(test.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
-                    && test.immediate(1) == 0
-            }
-            _ => false,
-        };
-        let register = test.op0_register();
-        if !tests_pointer || register == Register::None || !self.state.holds(register, position) {
-            return None;
+        let not_null = not_null_side(&self.state, self.need.ignore_null?, previous?, branch)?;
+        let falls_through = not_null == branch.next_ip();
+        // Only forwards: an offset before the function could not be told.
+        let forwards = not_null > branch.ip();
+        forwards.then_some(Next::At { vaddr: not_null, from: (!falls_through).then_some(branch.ip()) })
+    }
+}
+
+/// Where a branch leads if the argument at `position`, which `test` compares with NULL, is not NULL. `None` if the two
+/// instructions are not such a pair.
+pub(super) fn not_null_side(
+    state: &ArgumentState,
+    position: u8,
+    test: &Instruction,
+    branch: &Instruction,
+) -> Option<u64> {
+    let tests_pointer = match test.mnemonic() {
+        Mnemonic::Test => test.op0_kind() == OpKind::Register && test.op0_register() == test.op1_register(),
+        Mnemonic::Cmp => {
+            test.op0_kind() == OpKind::Register
+                && matches!(test.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+                && test.immediate(1) == 0
         }
-        match branch.mnemonic() {
-            Mnemonic::Je => Some(Next::At { vaddr: branch.next_ip(), from: None }),
-            Mnemonic::Jne => {
-                let target = branch.near_branch_target();
-                // Only forwards: an offset before the function could not be told.
-                let forwards = target > branch.ip();
-                forwards.then_some(Next::At { vaddr: target, from: Some(branch.ip()) })
-            }
-            _ => None,
-        }
+        _ => false,
+    };
+    if !tests_pointer || !state.holds(test.op0_register(), position) {
+        return None;
+    }
+    match branch.mnemonic() {
+        Mnemonic::Je => Some(branch.next_ip()),
+        Mnemonic::Jne => Some(branch.near_branch_target()),
+        _ => None,
     }
 }
 
 fn text(instruction: &Instruction) -> String {
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
+    options.set_show_branch_size(false);
+    options.set_space_after_operand_separator(true);
     let mut text = String::new();
-    IntelFormatter::new().format(instruction, &mut text);
+    formatter.format(instruction, &mut text);
     text
 }

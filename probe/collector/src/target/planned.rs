@@ -8,8 +8,8 @@ use std::fs::File;
 use crate::allocators::{Operation, Semantics};
 use crate::elf::{AllocatorFunction, ElfCode, ElfImage, Linkage};
 use crate::placement::{
-    CodeSource, ExitError, Function, KernelRules, Need, Placement, PlacementError, place, reaches_only_through,
-    ret_exits,
+    CodeSource, ExitError, Function, KernelRules, Need, Placement, PlacementError, Reach, place, reach, ret_exits,
+    thunk_target,
 };
 
 /// How the result of a call is learned.
@@ -156,29 +156,59 @@ fn plan(
     if !allocates || !frees {
         return None;
     }
-    let is_plain_function = |vaddr: u64| {
-        functions
-            .iter()
-            .any(|function| function.vaddr == vaddr && function.semantics.is_some_and(|meaning| !meaning.is_operator))
-    };
     let mut allocator = PlannedAllocator { prefix, functions: Vec::new(), ifuncs: Vec::new(), left_out: Vec::new() };
     for function in functions {
-        let mut leave_out = |reason: &str| {
-            allocator.left_out.push(LeftOut { name: function.name().to_owned(), reason: reason.to_owned() });
+        let mut leave_out = |reason: String| {
+            allocator.left_out.push(LeftOut { name: function.name().to_owned(), reason });
         };
         let at = Function { vaddr: function.vaddr, size_bytes: function.size_bytes };
         match function.semantics {
-            None => leave_out("its names contradict each other: the linker folded different functions into one"),
+            None => {
+                leave_out("its names contradict each other: the linker folded different functions into one".to_owned());
+            }
             Some(_) if function.is_ifunc => allocator.ifuncs.push((*function).clone()),
-            Some(meaning) if meaning.is_operator && reaches_only_through(code, at, &is_plain_function) => {
-                leave_out("it only wraps another function of the same allocator, which is probed");
-            }
-            Some(meaning) => {
-                allocator.functions.push(PlannedFunction::plan(code, rules, function, meaning, at));
-            }
+            Some(meaning) => match stands_for(code, at, meaning, functions) {
+                Some(inner) => leave_out(inner),
+                None => allocator.functions.push(PlannedFunction::plan(code, rules, function, meaning, at)),
+            },
         }
     }
     Some(allocator)
+}
+
+/// If every call of a function becomes a call of another one that is probed: which, in words. Then it needs no probe, and a free must
+/// not have one: where a free jumps to another, nothing at that probe tells that it is the same call.
+///
+/// Requested sizes are those of the outermost call, so an allocating function must hand its arguments on unchanged (`operator new[]`
+/// jumping to `operator new`). C++ operators are let go if they only wrap `malloc`, as everywhere where libstdc++ has them.
+fn stands_for(
+    code: &ElfCode<'_>,
+    at: Function,
+    meaning: Semantics,
+    functions: &[&AllocatorFunction],
+) -> Option<String> {
+    let others = || {
+        functions.iter().filter_map(|other| {
+            let other_meaning = other.semantics.filter(|_| other.vaddr != at.vaddr && !other.is_ifunc)?;
+            (other_meaning.operation == meaning.operation).then_some((other, other_meaning))
+        })
+    };
+    let target = thunk_target(code, at, &meaning.arguments());
+    let same = |other: &Semantics| {
+        Semantics { can_throw: meaning.can_throw, is_operator: meaning.is_operator, ..*other } == meaning
+    };
+    if let Some((other, _)) = others().find(|(other, other_meaning)| Some(other.vaddr) == target && same(other_meaning))
+    {
+        return Some(format!("it jumps straight to {}, which is probed", other.name()));
+    }
+    let is_free = meaning.operation == Operation::Free;
+    if !is_free && !meaning.is_operator {
+        return None;
+    }
+    let is_inner = |vaddr: u64| others().any(|(other, _)| other.vaddr == vaddr);
+    let ignore_null = if is_free { meaning.pointer } else { None };
+    (reach(code, at, ignore_null, &is_inner) == Reach::Always)
+        .then(|| "it only wraps another function of the same allocator, which is probed".to_owned())
 }
 
 /// Addresses of code that an IFUNC resolver can return, from the addresses it mentions: used while no slot is bound yet.
