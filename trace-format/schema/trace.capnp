@@ -236,7 +236,7 @@ struct Tail {
   chunks @2 :List(ChunkEntry);     # in file order
   eventCount @3 :UInt64;           # of all chunks
   blockCount @4 :UInt64;           # births of the whole trace, lost ones included
-  tableOffsets @5 :List(UInt64);   # envelopes of kind tables; together they hold all rows of all tables
+  tableOffsets @5 :List(UInt64);   # envelopes of kind tables, at least one; together they hold all rows of all tables
   symbolOffsets @6 :List(UInt64);  # envelopes of kind symbols
   salvaged @7 :Bool;               # made by `heaptape salvage`: the recording may lack its end
   sequenceEnd @8 :UInt64;          # number after the last event, lost ones included

@@ -26,6 +26,10 @@ pub(crate) fn in_order<T: Default + Send, E: Send>(
         for worker in 0..workers {
             let (empty, empties) = sync_channel::<T>(LOOK_AHEAD);
             let (full, fulls) = sync_channel(LOOK_AHEAD);
+            // Before the worker starts: one that has little to do may hang up at once.
+            for _ in 0..LOOK_AHEAD {
+                empty.send(T::default()).unwrap_or_else(|_| unreachable!("the receiver is still here"));
+            }
             let work = &work;
             scope.spawn(move || {
                 for index in (worker..count).step_by(workers) {
@@ -37,9 +41,6 @@ pub(crate) fn in_order<T: Default + Send, E: Send>(
                     }
                 }
             });
-            for _ in 0..LOOK_AHEAD {
-                empty.send(T::default()).unwrap_or_else(|_| unreachable!("the queue has room for its first buffers"));
-            }
             lines.push((empty, fulls));
         }
         for index in 0..count {

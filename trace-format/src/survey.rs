@@ -175,7 +175,12 @@ impl Surveyor<'_> {
             }
             count += 1;
         }
-        Ok((count == tail.table_offsets.len() && assembler.lost_row_count() == 0).then(|| assembler.finish()))
+        if count == 0 || count != tail.table_offsets.len() || assembler.lost_row_count() > 0 {
+            let what = format!("the tail names {} parts of the tables, {count} are there", tail.table_offsets.len());
+            self.problem(self.file_bytes, what);
+            return Ok(None);
+        }
+        Ok(Some(assembler.finish()))
     }
 
     /// Facts and new rows of every chunk.

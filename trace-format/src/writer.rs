@@ -274,12 +274,15 @@ impl TraceWriter {
         self.flush()?;
         let mut next = TableLengths::EMPTY;
         let mut nestings = self.tables.nestings.clone();
-        while next != TableLengths::of(&self.tables) || !nestings.is_empty() {
+        loop {
             let rows = Rows::take(&self.tables, &mut next);
             // Nestings refer to domains: they come with the last rows.
             let rows =
                 if next == TableLengths::of(&self.tables) { rows.with(std::mem::take(&mut nestings)) } else { rows };
             self.send(Job::Tables(Box::new(rows)))?;
+            if next == TableLengths::of(&self.tables) {
+                break;
+            }
         }
         symbols.truncate(self.tables.frames.len());
         let mut next = 0;
