@@ -44,6 +44,7 @@ impl Finished {
 
     /// Panics with everything the program said unless it exited with 0.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "asserting is its point")]
     pub fn success(self, what: &str) -> Self {
         assert!(
             self.status.success(),
@@ -79,7 +80,7 @@ impl Collector {
         let (sender, chunks) = channel();
         let thread = pipe.map(|mut pipe| {
             std::thread::spawn(move || {
-                let mut buffer = [0_u8; 65536];
+                let mut buffer = [0_u8; 8192];
                 while let Ok(length @ 1..) = pipe.read(&mut buffer) {
                     if sender.send(buffer[..length].to_vec()).is_err() {
                         break;

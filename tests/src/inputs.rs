@@ -106,7 +106,10 @@ template <int N> struct T@ {
 };
 int f@(const std::string &s) { T@<@> a; T@<#> b; return a.run(s) + b.run(s); }
 "#;
-    let mut text: String = HEADERS.iter().map(|header| format!("#include <{header}>\n")).collect();
+    let mut text = String::new();
+    for header in HEADERS {
+        let _ = writeln!(text, "#include <{header}>");
+    }
     for index in 0..unit_count {
         text += &UNIT.replace('@', &index.to_string()).replace("<#>", &format!("<{}>", index + 100));
     }

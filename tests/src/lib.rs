@@ -14,6 +14,7 @@ pub mod oracle;
 pub mod process;
 pub mod recorder;
 pub mod requirements;
+pub mod scenario;
 pub mod terminal;
 pub mod toolchain;
 pub mod truth;

@@ -118,6 +118,7 @@ impl Record {
 impl Recording {
     /// Panics with the recorder's words unless the target, and so the recorder, exited with this shell status.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "asserting is its point")]
     pub fn expect_status(self, status: i32) -> Self {
         assert_eq!(
             self.finished.shell_status(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 
@@ -107,6 +108,9 @@ const CHEAP_PLACES: &[(&[Option<u8>], u64)] = &[
     ),
 ];
 
+/// Tells the logs of one test process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 impl ProbeLog {
     /// Begins to log every call of an allocator's entry points in this file. With `at_first_byte`, cheaper places are
     /// not used: dear (some 20 µs per call), but beyond doubt; the test of this oracle compares the two.
@@ -116,8 +120,7 @@ impl ProbeLog {
             let status = Command::new("mount").args(["-t", "tracefs", "nodev"]).arg(&tracefs).status();
             assert!(status.is_ok_and(|status| status.success()), "cannot mount tracefs on {}", tracefs.display());
         }
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let group = format!("htoracle_{}_{number}", std::process::id());
         let instance = tracefs.join("instances").join(&group);
         let mut log = Self { tracefs, instance, group, events: Vec::new() };
