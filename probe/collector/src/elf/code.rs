@@ -6,27 +6,44 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::{ElfError, ElfImage};
+use super::{ElfError, ElfImage, Reader, unwind_index};
 use crate::placement::CodeSource;
 
 /// The code of a file: an image and the handle to read it through.
 pub struct ElfCode<'a> {
     image: &'a ElfImage,
     file: &'a File,
-    /// Start and end of every function that tells its size, ascending; read when first asked for.
-    functions: OnceCell<Vec<(u64, u64)>>,
+    /// Where functions start, ascending; read when first asked for.
+    function_starts: OnceCell<Vec<u64>>,
     /// Functions of this file by the slots they are bound to; read when first asked for.
     bindings: OnceCell<HashMap<u64, u64>>,
 }
 
 impl<'a> ElfCode<'a> {
     pub(super) fn new(image: &'a ElfImage, file: &'a File) -> Self {
-        Self { image, file, functions: OnceCell::new(), bindings: OnceCell::new() }
+        Self { image, file, function_starts: OnceCell::new(), bindings: OnceCell::new() }
     }
 
-    /// Bytes from `vaddr` to the end of the function it lies in, 0 if the file does not tell.
+    /// Bytes from `vaddr` to the next function, 0 if the file does not tell.
     pub fn function_size(&self, vaddr: u64) -> u64 {
         self.function_end(vaddr).map_or(0, |end| end - vaddr)
+    }
+
+    /// From the unwind index; if there is none, from symbols.
+    fn read_function_starts(&self) -> Vec<u64> {
+        let indexed = self.image.unwind_index.and_then(|table| {
+            let reader = Reader::new(self.file, &self.image.path).ok()?;
+            unwind_index::function_starts(&reader, &table).ok()
+        });
+        if let Some(starts) = indexed.filter(|starts| !starts.is_empty()) {
+            return starts;
+        }
+        let mut starts = Vec::new();
+        if self.image.visit_functions(self.file, |symbol| starts.push(symbol.vaddr)).is_err() {
+            starts.clear();
+        }
+        starts.sort_unstable();
+        starts
     }
 
     /// Exactly the bytes at `vaddr`, or fewer where the segment ends.
@@ -61,22 +78,9 @@ impl CodeSource for ElfCode<'_> {
     }
 
     fn function_end(&self, vaddr: u64) -> Option<u64> {
-        let functions = self.functions.get_or_init(|| {
-            let mut ranges = Vec::new();
-            let scanned = self.image.visit_functions(self.file, |symbol| {
-                if symbol.size_bytes > 0 {
-                    ranges.push((symbol.vaddr, symbol.vaddr.saturating_add(symbol.size_bytes)));
-                }
-            });
-            if scanned.is_err() {
-                ranges.clear();
-            }
-            ranges.sort_unstable();
-            ranges.dedup();
-            ranges
-        });
-        let after = functions.partition_point(|(start, _)| *start <= vaddr);
-        functions[..after].iter().rev().take(8).find(|(_, end)| vaddr < *end).map(|(_, end)| *end)
+        let starts = self.function_starts.get_or_init(|| self.read_function_starts());
+        let next = starts.partition_point(|start| *start <= vaddr);
+        if next == 0 { None } else { starts.get(next).copied() }
     }
 
     fn slot_target(&self, vaddr: u64) -> Option<u64> {

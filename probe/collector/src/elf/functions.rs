@@ -60,11 +60,15 @@ impl Collector {
         let landmark = match name {
             b"_dl_debug_state" => Some(&mut self.landmarks.dl_debug_state),
             b"_r_debug" => Some(&mut self.landmarks.r_debug),
+            b"_dl_debug_addr" => Some(&mut self.landmarks.dl_debug_addr),
             b"_rtld_global" => Some(&mut self.landmarks.rtld_global),
             _ => None,
         };
         if let Some(landmark) = landmark {
-            landmark.get_or_insert(symbol.vaddr);
+            // Static programs contain them as well, where they report nothing.
+            if exported {
+                landmark.get_or_insert(symbol.vaddr);
+            }
             return;
         }
         if !symbol.is_function && !symbol.is_ifunc {

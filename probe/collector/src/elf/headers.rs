@@ -37,6 +37,7 @@ pub(super) struct Headers {
     pub(super) plt: Vec<Range<u64>>,
     pub(super) symbol_tables: Vec<SymbolTable>,
     pub(super) relocation_sections: Vec<RelocationSection>,
+    pub(super) unwind_index: Option<Segment>,
 }
 
 struct ProgramHeader {
@@ -104,6 +105,10 @@ impl Headers {
                 .map(|header| header.segment.vaddr..header.segment.vaddr.saturating_add(header.segment.memory_bytes)),
             plt: plt_ranges(&sections, &section_names),
             relocation_sections: relocation_sections(&sections),
+            unwind_index: program_headers
+                .iter()
+                .find(|header| header.kind == gabi::PT_GNU_EH_FRAME)
+                .map(|header| header.segment),
             segments,
             symbol_tables,
         })

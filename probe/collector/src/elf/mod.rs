@@ -15,6 +15,7 @@ mod gabi;
 mod headers;
 mod relocations;
 mod symbols;
+mod unwind_index;
 
 use std::fs::File;
 use std::ops::Range;
@@ -58,13 +59,15 @@ pub struct Segment {
     pub executable: bool,
 }
 
-/// Symbols of the dynamic linker that tell where it reports what it loaded.
+/// Exported symbols of the dynamic linker that tell where it reports what it loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Landmarks {
     /// `_dl_debug_state`: called whenever the list of loaded modules changed.
     pub dl_debug_state: Option<u64>,
     /// `_r_debug`: head of the list of loaded modules.
     pub r_debug: Option<u64>,
+    /// `_dl_debug_addr`: musl's pointer to such a list.
+    pub dl_debug_addr: Option<u64>,
     /// `_rtld_global`: only glibc's `ld.so` defines it.
     pub rtld_global: Option<u64>,
 }
@@ -96,6 +99,7 @@ pub struct ElfImage {
     pub landmarks: Landmarks,
     tables: Vec<SymbolTable>,
     relocation_sections: Vec<headers::RelocationSection>,
+    unwind_index: Option<Segment>,
 }
 
 /// A file and its size, from which ranges are read with bounds checked.
@@ -182,6 +186,7 @@ impl ElfImage {
             landmarks,
             tables: headers.symbol_tables,
             relocation_sections: headers.relocation_sections,
+            unwind_index: headers.unwind_index,
         })
     }
 

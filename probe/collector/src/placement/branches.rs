@@ -94,13 +94,17 @@ pub(super) fn branch_target(instruction: &Instruction) -> Option<u64> {
     is_branch.then(|| instruction.near_branch_target())
 }
 
-/// Addresses that straight code computes relative to itself (`lea r, [rip + x]`) or takes as constants (`mov r, x`).
-pub(crate) fn mentioned_addresses(vaddr: u64, bytes: &[u8]) -> Vec<u64> {
+/// Addresses of functions that a piece of code mentions: computed relative to itself (`lea r, [rip + x]`), taken as constants
+/// (`mov r, x`), or loaded from slots that the dynamic linker fills.
+pub(crate) fn mentioned_addresses(code: &dyn CodeSource, vaddr: u64, bytes: &[u8]) -> Vec<u64> {
     let mut addresses = Vec::new();
     for instruction in &mut Decoder::with_ip(64, bytes, vaddr, DecoderOptions::NONE) {
         match instruction.mnemonic() {
             Mnemonic::Lea if instruction.is_ip_rel_memory_operand() => {
                 addresses.push(instruction.ip_rel_memory_address());
+            }
+            _ if instruction.is_ip_rel_memory_operand() => {
+                addresses.extend(code.slot_target(instruction.ip_rel_memory_address()));
             }
             Mnemonic::Mov if matches!(instruction.op1_kind(), OpKind::Immediate32 | OpKind::Immediate64) => {
                 addresses.push(instruction.immediate(1));

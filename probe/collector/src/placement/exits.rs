@@ -278,7 +278,9 @@ fn follow(
             if !falls_through {
                 break;
             }
-            behind_call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+            // Padding does not change that.
+            behind_call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
+                || (behind_call && instruction.mnemonic() == Mnemonic::Nop);
             vaddr = instruction.next_ip();
         }
     }

@@ -14,7 +14,7 @@ use super::memory::ProcessMemory;
 use super::module::{Module, Role, mapped_file};
 use super::module_cache::{ModuleCache, ModuleFile};
 use super::planned::{LeftOut, PlannedAllocator, PlannedFunction, ifunc_candidates};
-use crate::elf::AllocatorFunction;
+use crate::elf::{AllocatorFunction, Linkage};
 use crate::placement::Function;
 
 /// How the modules of a process were learned.
@@ -131,7 +131,7 @@ pub(super) fn program(
 }
 
 /// The dynamic linker's own file, if the program has one.
-pub(super) fn interpreter(
+fn interpreter(
     pid: u32,
     auxv: AuxiliaryVector,
     mappings: &Mappings,
@@ -161,6 +161,9 @@ fn r_debug(
     cache: &mut ModuleCache,
 ) -> Result<Option<u64>, TargetError> {
     let image = &program.file.image;
+    if matches!(image.linkage, Linkage::Static | Linkage::StaticPie) {
+        return Ok(None);
+    }
     if let Some(dynamic) = &image.dynamic {
         let size_bytes = dynamic.end - dynamic.start;
         if let Some(r_debug) = debug_entry(memory, program.address(dynamic.start), size_bytes)?
@@ -169,16 +172,29 @@ fn r_debug(
             return Ok(Some(r_debug));
         }
     }
-    // `ld.so program`: the linker is what the kernel executed, and has no entry of its own.
-    if let Some(vaddr) = image.landmarks.r_debug
-        && image.landmarks.dl_debug_state.is_some()
-        && image.dynamic.is_some()
-    {
-        return Ok(Some(program.address(vaddr)));
+    // An executable without DT_DEBUG, or `ld.so program`: then the linker is what the kernel executed.
+    let Some(linker) = linker(memory.pid(), auxv, mappings, program, cache)? else { return Ok(None) };
+    let landmarks = linker.file.image.landmarks;
+    match (landmarks.r_debug, landmarks.dl_debug_addr) {
+        (Some(vaddr), _) => Ok(Some(linker.address(vaddr))),
+        (None, Some(vaddr)) => Ok(Some(memory.word("the linker's list of modules", linker.address(vaddr))?)),
+        (None, None) => Ok(None),
     }
-    // An executable without DT_DEBUG.
-    let interpreter = interpreter(memory.pid(), auxv, mappings, cache)?;
-    Ok(interpreter.and_then(|linker| linker.file.image.landmarks.r_debug.map(|vaddr| linker.address(vaddr))))
+}
+
+/// The dynamic linker of a program, which can be the program.
+pub(super) fn linker(
+    pid: u32,
+    auxv: AuxiliaryVector,
+    mappings: &Mappings,
+    program: &Module,
+    cache: &mut ModuleCache,
+) -> Result<Option<Module>, TargetError> {
+    if let Some(interpreter) = interpreter(pid, auxv, mappings, cache)? {
+        return Ok(Some(interpreter));
+    }
+    let is_linker = program.file.image.landmarks.dl_debug_state.is_some();
+    Ok(is_linker.then(|| program.clone()))
 }
 
 impl Discovery {

@@ -3,7 +3,7 @@
 
 use super::TargetError;
 use super::auxv::AuxiliaryVector;
-use super::discovery::{interpreter, program};
+use super::discovery::{linker, program};
 use super::maps::Mappings;
 use super::module::Module;
 use super::module_cache::ModuleCache;
@@ -29,17 +29,8 @@ pub struct LinkerNotification {
 pub fn linker_notification(pid: u32, cache: &mut ModuleCache) -> Result<Option<LinkerNotification>, TargetError> {
     let auxv = AuxiliaryVector::read(pid)?;
     let mappings = Mappings::read(pid)?;
-    let linker = if let Some(linker) = interpreter(pid, auxv, &mappings, cache)? {
-        linker
-    } else {
-        let program = program(pid, auxv, &mappings, cache)?;
-        // `ld.so program`: the linker itself was executed.
-        let landmarks = program.file.image.landmarks;
-        if landmarks.dl_debug_state.is_none() || landmarks.r_debug.is_none() || program.file.image.dynamic.is_none() {
-            return Ok(None);
-        }
-        program
-    };
+    let program = program(pid, auxv, &mappings, cache)?;
+    let Some(linker) = linker(pid, auxv, &mappings, &program, cache)? else { return Ok(None) };
     let image = &linker.file.image;
     let missing = || TargetError::Inconsistent {
         pid,

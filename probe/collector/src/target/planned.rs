@@ -199,7 +199,7 @@ fn stands_for(
     };
     if let Some((other, _)) = others().find(|(other, other_meaning)| Some(other.vaddr) == target && same(other_meaning))
     {
-        return Some(format!("it jumps straight to {}, which is probed", other.name()));
+        return Some(format!("every call of it goes on as a call of {}", other.name()));
     }
     let is_free = meaning.operation == Operation::Free;
     if !is_free && !meaning.is_operator {
@@ -208,7 +208,7 @@ fn stands_for(
     let is_inner = |vaddr: u64| others().any(|(other, _)| other.vaddr == vaddr);
     let ignore_null = if is_free { meaning.pointer } else { None };
     (reach(code, at, ignore_null, &is_inner) == Reach::Always)
-        .then(|| "it only wraps another function of the same allocator, which is probed".to_owned())
+        .then(|| "every call of it that matters calls another function of the same allocator".to_owned())
 }
 
 /// Addresses of code that an IFUNC resolver can return, from the addresses it mentions: used while no slot is bound yet.
@@ -220,7 +220,7 @@ pub(super) fn ifunc_candidates(code: &ElfCode<'_>, image: &ElfImage, resolver: F
     };
     let bytes = code.code_at(resolver.vaddr, resolver.extent_bytes().min(1024));
     let mut candidates: Vec<u64> =
-        crate::placement::mentioned_addresses(resolver.vaddr, &bytes).into_iter().filter(is_code).collect();
+        crate::placement::mentioned_addresses(code, resolver.vaddr, &bytes).into_iter().filter(is_code).collect();
     candidates.sort_unstable();
     candidates.dedup();
     candidates
