@@ -22,6 +22,7 @@ mod notice;
 pub mod placement;
 mod placer;
 mod session;
+pub mod survey;
 pub mod target;
 mod tracer;
 

@@ -51,7 +51,8 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         return;
     };
     let slot = regs.rsp.wrapping_add(descriptor.stack_adjust as u64);
-    let Ok(mut return_address) = (unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }) else { return };
+    // The page was written by the call itself; should the kernel have moved it since, the event counts all the same.
+    let mut return_address = unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }.unwrap_or(0);
     let mut outer_domain = 0;
     let mut nested = false;
     if thread.depth > 0 && drop_gone(tid, slot, cookie) > 0 {
@@ -271,7 +272,8 @@ fn stands(call: &Pending) -> bool {
     match unsafe { bpf_probe_read_user(call.slot as *const u64) } {
         Ok(found) if call.ret_probes != 0 => found == call.return_address,
         Ok(found) => found != 0 && found & 0xfff == 0,
-        Err(_) => false,
+        // Not readable just now says nothing.
+        Err(_) => true,
     }
 }
 

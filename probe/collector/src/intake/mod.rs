@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use probe_abi::{Frame, LossRecord, RECORD_TRUNCATED, Record, RecordKind, ThreadState};
 use trace_format::{
     DomainId, EntryId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
-    event::{EndReason, Op},
+    event::{self, EndReason, Op},
     table::{CaptureStats, Nesting, Origin, Process, Thread},
 };
 
@@ -22,7 +22,7 @@ use self::{
     heap::{Heap, Released},
     names::Names,
 };
-use crate::notice::{CodeRange, Plan, What};
+use crate::notice::{CodeRange, ModuleFile, Plan, What};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
@@ -46,6 +46,8 @@ struct Target {
     id: ProcessId,
     main: ThreadId,
     heap: usize,
+    /// Whether all its blocks were born under our eyes.
+    began_empty: bool,
     ranges: Vec<CodeRange>,
     /// Stacks of one frame, by return address: what most records need.
     callers: FastMap<u64, StackId>,
@@ -71,6 +73,7 @@ struct Row {
     entry: EntryId,
     domain: DomainId,
     cousins: Arc<[DomainId]>,
+    module: Arc<ModuleFile>,
 }
 
 /// How often one domain allocated inside another.
@@ -180,7 +183,15 @@ impl Intake {
         let size_bytes = record.size;
         match record.kind {
             kind if kind == RecordKind::Free as u8 => {
-                let (block, _) = heap.dies(row.domain, &row.cousins, record.pointer);
+                let (mut block, _) = heap.dies(row.domain, &row.cousins, record.pointer);
+                if let event::Target::Unknown { address } = block
+                    && target.began_empty
+                    && names::module_of(&target.ranges, record.return_address)
+                        .is_some_and(|module| Arc::ptr_eq(module, &row.module))
+                {
+                    // The allocator frees what it never handed out (glibc its per-thread cache, at thread exit).
+                    block = event::Target::Dead { address };
+                }
                 self.writer.push(time_ns, thread, stack, &Op::Free { entry, target: block })?;
             }
             kind if kind == RecordKind::Alloc as u8 && record.pointer == 0 => {
@@ -344,13 +355,14 @@ impl Intake {
                 self.heaps.len() - 1
             }
         };
+        let began_empty = origin != Origin::Attach && before.is_none_or(|parent| parent.began_empty);
         let command = if command.is_empty() { vec![name.clone()] } else { command };
         let process = Process { pid, parent: parent_id, origin, name: name.clone(), command, shares_heap };
         let id = self.writer.process(process);
         let main = self.writer.thread(Thread { tid: pid, process: id, name });
         self.names.began(pid, id);
         self.callers.insert(pid, Caller { id: main, pid, open: Vec::new() });
-        self.targets.insert(pid, Target { id, main, heap, ranges, callers, domains });
+        self.targets.insert(pid, Target { id, main, heap, began_empty, ranges, callers, domains });
         self.progress.process_count.fetch_add(1, Ordering::Relaxed);
         self.writer.push(time_ns, main, StackId::EMPTY, &Op::ProcessStart { process: id }).map(drop)
     }
@@ -376,7 +388,7 @@ impl Intake {
         for row in &plan.rows {
             let (domain, entry) = self.names.entry(&mut self.writer, row);
             target.domains.insert(row.local_domain, domain);
-            fresh.push((row.row, domain, entry, self.names.module(&mut self.writer, &row.module)));
+            fresh.push((row, domain, entry, self.names.module(&mut self.writer, &row.module)));
         }
         for (row, domain, entry, module) in fresh {
             let cousins: Arc<[DomainId]> = target
@@ -385,10 +397,11 @@ impl Intake {
                 .copied()
                 .filter(|other| *other != domain && self.writer.tables().domains[other.index()].module == module)
                 .collect();
-            if self.rows.len() <= row as usize {
-                self.rows.resize(row as usize + 1, None);
+            let index = row.row as usize;
+            if self.rows.len() <= index {
+                self.rows.resize(index + 1, None);
             }
-            self.rows[row as usize] = Some(Row { entry, domain, cousins });
+            self.rows[index] = Some(Row { entry, domain, cousins, module: Arc::clone(&row.module) });
         }
         let process = target.id;
         for probe in plan.probes {

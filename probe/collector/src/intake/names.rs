@@ -40,14 +40,9 @@ impl Names {
 
     /// The frame of a return address. An address in no known code keeps its absolute value.
     pub(super) fn frame(&mut self, writer: &mut TraceWriter, ranges: &[CodeRange], address: u64) -> FrameId {
-        // Look up the call, not what follows it: the return address may be one past the function.
-        let call = address.wrapping_sub(1);
-        let index = ranges.partition_point(|range| range.end <= call);
-        let (module, address) = match ranges.get(index) {
-            Some(range) if range.start <= call => {
-                (self.module(writer, &range.module), address.wrapping_sub(range.bias))
-            }
-            _ => (self.unknown_module(writer), address),
+        let (module, address) = match range_of(ranges, address) {
+            Some(range) => (self.module(writer, &range.module), address.wrapping_sub(range.bias)),
+            None => (self.unknown_module(writer), address),
         };
         *self.frames.entry((module, address)).or_insert_with(|| writer.frame(Frame { module, address }))
     }
@@ -105,4 +100,17 @@ impl Names {
 pub(super) fn thread_name(pid: u32, tid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
     name.trim_end().to_owned()
+}
+
+/// The code a call that returns to `address` stands in.
+fn range_of(ranges: &[CodeRange], address: u64) -> Option<&CodeRange> {
+    // Look up the call, not what follows it: the return address may be one past the function.
+    let call = address.wrapping_sub(1);
+    let index = ranges.partition_point(|range| range.end <= call);
+    ranges.get(index).filter(|range| range.start <= call)
+}
+
+/// The module a call that returns to `address` stands in.
+pub(super) fn module_of(ranges: &[CodeRange], address: u64) -> Option<&Arc<ModuleFile>> {
+    range_of(ranges, address).map(|range| &range.module)
 }
