@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use probe_collector::allocators::recognise;
 use probe_collector::elf::{ElfError, ElfImage, Linkage};
-use probe_collector::target::ModuleCache;
+use probe_collector::target::{ModuleCache, PlannedFunction};
 use programs::{compile, directory, hex, real_rustc, system_libc, tool};
 
 /// Names and addresses of allocator functions, as `nm` lists them.
@@ -254,4 +254,36 @@ fn claims_of_a_sparse_file_do_not_fill_memory() {
     let (index, _) = headers.into_iter().find(|(_, header)| header[4] == 11).unwrap();
     file.write_all_at(&(100u64 << 30).to_le_bytes(), (sections + index * 64 + 32) as u64).unwrap();
     assert!(matches!(ElfImage::from_file(&file, &library), Err(ElfError::Malformed { .. })));
+}
+
+#[test]
+fn functions_that_are_others_under_a_second_name_are_left_out() {
+    // Through linkage stubs, and with direct jumps.
+    let source = r#"
+        #include <stddef.h>
+        static char heap[1 << 16]; static size_t used;
+        __attribute__((noinline)) void *je_malloc(size_t n) { void *p = heap + used; used += n; __asm__ volatile(""); return p; }
+        __attribute__((noinline)) void je_free(void *p) { __asm__ volatile("" :: "r"(p) : "memory"); }
+        void je_cfree(void *p) { je_free(p); }
+        void je_sdallocx(void *p, size_t n, int flags) { if (p) je_free(p); }
+        void je_dallocx(void *p, int flags) { if (flags) je_free(p); else __asm__ volatile("" :: "r"(p) : "memory"); }
+        void *je_valloc(size_t n) { return je_malloc(n); }
+        void *je_pvalloc(size_t n) { return je_malloc((n + 4095) & -4096); }
+        void *je_memalign(size_t a, size_t n) { return je_malloc(n); }
+    "#;
+    for binding in ["-Wl,-z,lazy", "-Wl,-Bsymbolic"] {
+        let options = ["-O2", "-shared", "-fPIC", binding];
+        let Some(library) = compile(&directory("seconds"), "library.so", source, &options) else { return };
+        let facts = ModuleCache::default().get(&File::open(&library).unwrap(), &library).unwrap();
+        let [allocator] = facts.allocators.as_slice() else { panic!("{:?}", facts.allocators) };
+        let probed: BTreeSet<&str> = allocator.functions.iter().map(PlannedFunction::name).collect();
+        let left_out: BTreeSet<&str> = allocator.left_out.iter().map(|left| left.name.as_str()).collect();
+        // je_dallocx frees without je_free at times; the sizes of je_pvalloc are not those it hands on, and je_memalign's are elsewhere.
+        assert_eq!(
+            probed,
+            BTreeSet::from(["je_malloc", "je_free", "je_dallocx", "je_pvalloc", "je_memalign"]),
+            "{binding}"
+        );
+        assert_eq!(left_out, BTreeSet::from(["je_cfree", "je_sdallocx", "je_valloc"]), "{binding}");
+    }
 }

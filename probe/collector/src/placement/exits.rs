@@ -158,7 +158,7 @@ fn line(
     at_end: impl FnOnce(&Instruction, Option<&Instruction>, &ArgumentState),
 ) {
     let Ok(mut state) = ArgumentState::at_entry(arguments) else { return };
-    let bytes = code.code_at(function.vaddr, function.extent_bytes().min(FRAGMENT_BYTES));
+    let bytes = code.code_at(function.vaddr, function.extent_bytes(code).min(FRAGMENT_BYTES));
     let mut previous = None;
     let mut decoder = Decoder::with_ip(64, &bytes, function.vaddr, DecoderOptions::NONE);
     for instruction in decoder.iter().take(MAX_LINE_INSTRUCTIONS) {

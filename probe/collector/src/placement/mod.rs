@@ -103,12 +103,13 @@ pub struct Function {
 }
 
 impl Function {
-    /// Bytes to look at.
-    pub(crate) fn extent_bytes(&self) -> usize {
-        match self.size_bytes {
-            0 => DEFAULT_FUNCTION_BYTES,
-            size => size.min(MAX_FUNCTION_BYTES as u64) as usize,
-        }
+    /// Bytes to look at: what its symbol says, else up to the next function.
+    pub(crate) fn extent_bytes(&self, code: &dyn CodeSource) -> usize {
+        let size_bytes = match self.size_bytes {
+            0 => code.function_end(self.vaddr).map(|end| end.saturating_sub(self.vaddr)),
+            size => Some(size),
+        };
+        size_bytes.map_or(DEFAULT_FUNCTION_BYTES, |size| size.min(MAX_FUNCTION_BYTES as u64) as usize)
     }
 }
 

@@ -27,7 +27,7 @@ pub fn place(
     need: &Need,
     rules: KernelRules,
 ) -> Result<Placement, PlacementError> {
-    let bytes = code.code_at(function.vaddr, function.extent_bytes());
+    let bytes = code.code_at(function.vaddr, function.extent_bytes(code));
     if bytes.is_empty() {
         return Err(PlacementError::NoCode { vaddr: function.vaddr });
     }

@@ -28,12 +28,19 @@ impl AuxiliaryVector {
     /// Of a process.
     ///
     /// # Errors
-    /// If the process is gone (a zombie's vector is empty) or may not be read.
+    /// If the process is gone (a zombie's vector is empty), may not be read, or is a 32-bit one.
     pub fn read(pid: u32) -> Result<Self, TargetError> {
         let path = PathBuf::from(format!("/proc/{pid}/auxv"));
         let data = std::fs::read(&path).map_err(|source| proc_error(pid, path, source))?;
         let vector = Self::parse(&data);
-        if vector.entry == 0 { Err(TargetError::Gone { pid }) } else { Ok(vector) }
+        if data.is_empty() {
+            Err(TargetError::Gone { pid })
+        } else if vector.entry == 0 {
+            let what = "it is no 64-bit program; heaptape records x86-64 Linux programs only".to_owned();
+            Err(TargetError::Inconsistent { pid, what })
+        } else {
+            Ok(vector)
+        }
     }
 
     /// From its bytes: pairs of words up to the pair of type 0.

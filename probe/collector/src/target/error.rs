@@ -7,8 +7,8 @@ use crate::elf::ElfError;
 /// Why a process, or a part of it, could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// The process is gone, or is a zombie: it has no memory any more.
-    #[error("process {pid} has ended")]
+    /// The process is gone, or is a zombie (or a kernel thread): it has no memory.
+    #[error("process {pid} has ended, or is no user program")]
     Gone {
         /// The process.
         pid: u32,

@@ -218,7 +218,7 @@ pub(super) fn ifunc_candidates(code: &ElfCode<'_>, image: &ElfImage, resolver: F
         let executable = image.segments.iter().any(|segment| segment.executable && segment.holds(*vaddr));
         executable && !image.is_plt(*vaddr) && *vaddr != resolver.vaddr
     };
-    let bytes = code.code_at(resolver.vaddr, resolver.extent_bytes().min(1024));
+    let bytes = code.code_at(resolver.vaddr, resolver.extent_bytes(code).min(1024));
     let mut candidates: Vec<u64> =
         crate::placement::mentioned_addresses(code, resolver.vaddr, &bytes).into_iter().filter(is_code).collect();
     candidates.sort_unstable();
