@@ -23,7 +23,7 @@
 //!    jumps to, leads into the line. One exception: after `test p,p` + `je` on a freed pointer the line goes on at the side where
 //!    it is not NULL, since freeing NULL is nothing.
 //! 2. *Every argument is known.* A walk keeps, per argument, the registers and stack slots that hold it
-//!    ([`arguments`]): at the entry the System V register; `mov r, r'` and `push r` copy; every other write kills.
+//!    (`arguments.rs`): at the entry the System V register; `mov r, r'` and `push r` copy; every other write kills.
 //! 3. *The return address is known:* `[rsp + stack_adjust_bytes]`, from counting pushes. A return probe needs more: the kernel
 //!    replaces the word at `[rsp]` when the breakpoint is hit, *before* the instruction is emulated or stepped. So at a return
 //!    probe's entry `rsp` must still be what it was at the function's first instruction: it may stand *on* the first push,
