@@ -135,6 +135,8 @@ pub struct ThreadState {
     pub last_freed: u64,
     /// Descriptor of that free.
     pub last_freed_descriptor: u64,
+    /// Slot of that free.
+    pub last_freed_slot: u64,
     /// The calls, outermost first.
     pub pending: [Pending; PENDING_DEPTH],
 }
@@ -256,8 +258,8 @@ pub const STOP_LINK_MAP: u32 = 2;
 const _: () = {
     assert!(size_of::<Descriptor>() == 32);
     assert!(size_of::<Pending>() == 48);
-    assert!(size_of::<ThreadState>() == 64 + 48 * PENDING_DEPTH);
-    assert!(offset_of!(ThreadState, pending) == 64);
+    assert!(size_of::<ThreadState>() == 72 + 48 * PENDING_DEPTH);
+    assert!(offset_of!(ThreadState, pending) == 72);
     assert!(size_of::<Record>() == 64);
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);

@@ -74,12 +74,13 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     let mut record = Record { pid, tid, descriptor: cookie, outer_domain, return_address, cfa: slot + 8, pointer, ..EMPTY_RECORD };
 
     if descriptor.action == Action::Free as u8 {
-        let again = thread.last_freed == pointer && calls_itself(thread, descriptor, return_address);
+        let again = thread.last_freed == pointer && continues(thread, descriptor, cookie, slot, return_address);
         if pointer == 0 || nested || again {
             return;
         }
         thread.last_freed = pointer;
         thread.last_freed_descriptor = cookie as u64;
+        thread.last_freed_slot = slot;
         record.kind = RecordKind::Free as u8;
     } else {
         record.size = argument(regs, descriptor.size_at);
@@ -284,13 +285,14 @@ fn serves(call: &Pending, descriptor: &Descriptor, slot: u64, return_address: u6
     inside && call.slot > slot && call.slot - slot < NESTED_BYTES
 }
 
-/// Whether a free comes from inside the domain that the thread's last free was of.
+/// Whether a free of the block that the thread freed last is part of that same free: the first function called this one
+/// from its own code, or jumped to it.
 #[inline(always)]
-fn calls_itself(thread: &ThreadState, descriptor: &Descriptor, return_address: u64) -> bool {
+fn continues(thread: &ThreadState, descriptor: &Descriptor, cookie: u32, slot: u64, return_address: u64) -> bool {
     let Some(last) = DESCRIPTORS.get(thread.last_freed_descriptor as u32) else { return false };
-    last.domain == descriptor.domain
-        && return_address >= descriptor.text_start
-        && return_address < descriptor.text_end
+    let inside = return_address >= descriptor.text_start && return_address < descriptor.text_end;
+    let jumped = slot == thread.last_freed_slot && thread.last_freed_descriptor as u32 != cookie;
+    last.domain == descriptor.domain && (inside || jumped)
 }
 
 /// An argument, from where the descriptor says it stands.
