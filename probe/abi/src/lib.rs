@@ -6,10 +6,12 @@ use core::mem::{offset_of, size_of};
 
 /// Depth of the per-thread stack of pending allocator calls.
 pub const PENDING_DEPTH: usize = 8;
+/// Threads that find their state by index alone: thread id modulo this. Those that collide use a hash table.
+pub const THREAD_SLOTS: u32 = 1 << 13;
 /// Most frames one record can carry.
 pub const MAX_FRAMES: usize = 128;
 /// Rows of the descriptor table.
-pub const MAX_DESCRIPTORS: u32 = 1 << 16;
+pub const MAX_DESCRIPTORS: u32 = 1 << 15;
 /// Threads that can be recorded at once.
 pub const MAX_THREADS: u32 = 1 << 16;
 
@@ -119,8 +121,10 @@ pub struct Pending {
 pub struct ThreadState {
     /// Pending calls in use.
     pub depth: u32,
-    /// Pending calls that found no place in `pending`.
-    pub overflow: u32,
+    /// Records made, wrapping: how full the ring is is looked at only now and then.
+    pub record_count: u32,
+    /// The thread's id; 0 for a slot that nobody uses.
+    pub tid: u64,
     /// Calls begun.
     pub begin_count: u64,
     /// Calls that returned.
@@ -246,7 +250,12 @@ pub struct Control {
     pub stop_bytes: u64,
     /// Whether frees carry stacks.
     pub free_stacks: u32,
-    /// Pid whose events are never taken (the recorder itself).
+    /// Set by the programs once a record was lost: from then on each CPU tells its losses.
+    pub lossy: u32,
+    /// The fill of the ring is looked at when a thread's `record_count & check_mask` is 0. Each thread can overshoot by
+    /// that many records; a small ring takes 0.
+    pub check_mask: u32,
+    /// Reserved, 0.
     pub reserved: u32,
 }
 
@@ -258,12 +267,12 @@ pub const STOP_LINK_MAP: u32 = 2;
 const _: () = {
     assert!(size_of::<Descriptor>() == 32);
     assert!(size_of::<Pending>() == 48);
-    assert!(size_of::<ThreadState>() == 72 + 48 * PENDING_DEPTH);
-    assert!(offset_of!(ThreadState, pending) == 72);
+    assert!(size_of::<ThreadState>() == 80 + 48 * PENDING_DEPTH);
+    assert!(offset_of!(ThreadState, pending) == 80);
     assert!(size_of::<Record>() == 64);
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<CpuState>() == 64);
-    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<Control>() == 40);
 };

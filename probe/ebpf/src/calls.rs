@@ -21,12 +21,13 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
 };
 use probe_abi::{
-    Action, Control, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind, ThreadState,
+    Action, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind, ThreadState,
 };
 
 use crate::{
-    maps::{CONTROL, CPUS, DESCRIPTORS, SCRATCH, Scratch, THREADS},
+    maps::{CONTROL, CPUS, DESCRIPTORS},
     record::{count_loss, current, emit},
+    threads,
 };
 
 /// Slots further apart than this stand on different stacks.
@@ -46,10 +47,11 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
     let Some(descriptor) = DESCRIPTORS.get(cookie) else { return };
     let (pid, tid) = current();
-    let Some(thread) = thread_state(tid, control) else {
+    let Some(thread) = threads::find_or_make(tid, control.max_frames > 0) else {
         lose_thread(descriptor);
         return;
     };
+    let thread = unsafe { &mut *thread };
     let slot = regs.rsp.wrapping_add(descriptor.stack_adjust as u64);
     // The page was written by the call itself; should the kernel have moved it since, the event counts all the same.
     let mut return_address = unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }.unwrap_or(0);
@@ -117,7 +119,7 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         thread.last_freed = 0;
         record.kind = RecordKind::ReallocBegin as u8;
     }
-    emit(control, regs.rbp, &record, control.free_stacks != 0);
+    emit(control, thread, regs.rbp, &record, control.free_stacks != 0);
 }
 
 /// Return of an allocator function whose return address stands (or stood) in `slot`. `shared`: the probed instruction
@@ -129,7 +131,7 @@ pub(crate) fn leave(regs: &pt_regs, slot: u64, shared: bool) {
         return;
     }
     let (pid, tid) = current();
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return };
+    let Some(thread) = threads::find(tid) else { return };
     let thread = unsafe { &mut *thread };
     let depth = thread.depth;
     // The innermost call, almost always.
@@ -173,7 +175,7 @@ pub(crate) fn leave(regs: &pt_regs, slot: u64, shared: bool) {
         size: call.size,
         ..EMPTY_RECORD
     };
-    emit(control, regs.rbp, &record, true);
+    emit(control, thread, regs.rbp, &record, true);
 }
 
 const EMPTY_RECORD: Record = Record {
@@ -193,31 +195,6 @@ const EMPTY_RECORD: Record = Record {
     size: 0,
 };
 
-#[inline(always)]
-fn thread_state<'a>(tid: u32, control: &Control) -> Option<&'a mut ThreadState> {
-    if let Some(thread) = THREADS.get_ptr_mut(tid) {
-        return Some(unsafe { &mut *thread });
-    }
-    new_thread(tid, control.max_frames);
-    THREADS.get_ptr_mut(tid).map(|thread| unsafe { &mut *thread })
-}
-
-/// All-zero values to start a thread with; a program's stack is too small for them.
-static ZERO_THREAD: [u64; size_of::<ThreadState>() / 8] = [0; size_of::<ThreadState>() / 8];
-static ZERO_SCRATCH: [u64; size_of::<Scratch>() / 8] = [0; size_of::<Scratch>() / 8];
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn new_thread(tid: u32, max_frames: u32) -> u32 {
-    let thread = unsafe { &*(&raw const ZERO_THREAD).cast::<ThreadState>() };
-    let made = THREADS.insert(tid, thread, 1).is_ok();
-    if max_frames > 0 {
-        let scratch = unsafe { &*(&raw const ZERO_SCRATCH).cast::<Scratch>() };
-        let _ = SCRATCH.insert(tid, scratch, 1);
-    }
-    made as u32
-}
-
 /// The thread table is full: the call is lost, and counted as such.
 #[inline(never)]
 fn lose_thread(descriptor: &Descriptor) -> u32 {
@@ -232,7 +209,7 @@ fn lose_thread(descriptor: &Descriptor) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn drop_gone(tid: u32, slot: u64, descriptor: u32) -> u32 {
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return 0 };
+    let Some(thread) = threads::find(tid) else { return 0 };
     let thread = unsafe { &mut *thread };
     for _ in 0..PENDING_DEPTH {
         if thread.depth == 0 {
@@ -255,7 +232,7 @@ pub extern "C" fn drop_gone(tid: u32, slot: u64, descriptor: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn find_pending(tid: u32, slot: u64) -> u32 {
-    let Some(thread) = THREADS.get_ptr_mut(tid) else { return u32::MAX };
+    let Some(thread) = threads::find(tid) else { return u32::MAX };
     let thread = unsafe { &mut *thread };
     let mut found = u32::MAX;
     for index in 0..PENDING_DEPTH as u32 {

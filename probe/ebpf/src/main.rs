@@ -20,6 +20,7 @@
 mod calls;
 mod maps;
 mod record;
+mod threads;
 mod walk;
 
 use aya_ebpf::{EbpfContext as _, macros::{uprobe, uretprobe}, programs::{ProbeContext, RetProbeContext}};

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use probe_abi::{Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, MAX_THREADS, Record, ThreadState};
+use probe_abi::{Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, MAX_THREADS, Record, THREAD_SLOTS, ThreadState};
 
 /// Entries are allocated when a thread first appears.
 const NO_PREALLOC: u32 = 1;
@@ -22,7 +22,11 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static DESCRIPTORS: Array<Descriptor> = Array::with_max_entries(MAX_DESCRIPTORS, 0);
 
-/// Pending calls, by thread id.
+/// Pending calls, by thread id modulo the number of slots. An array is looked up without a call.
+#[map]
+pub(crate) static SLOTS: Array<ThreadState> = Array::with_max_entries(THREAD_SLOTS, 0);
+
+/// Pending calls of threads whose slot another thread has, by thread id.
 #[map]
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
 

@@ -15,10 +15,11 @@ use aya_ebpf::{
 };
 use probe_abi::{
     Control, Frame, Loss, LossRecord, MAX_FRAMES, RECORD_TRUNCATED, Record, RecordKind, STOP_BACKPRESSURE,
+    ThreadState,
 };
 
 use crate::{
-    maps::{CPUS, RING, SCRATCH, STOPS},
+    maps::{CONTROL, CPUS, RING, SCRATCH, STOPS},
     walk,
 };
 
@@ -32,15 +33,21 @@ const SIGSTOP: u32 = 19;
 
 /// Completes `record` with time and stack and gives it to the ring. `frame_pointer` is rbp in the allocator's caller.
 #[inline(always)]
-pub(crate) fn emit(control: &Control, frame_pointer: u64, record: &Record, stack: bool) {
-    let Some(cpu) = CPUS.get_ptr_mut(0) else { return };
-    let cpu = unsafe { &mut *cpu };
+pub(crate) fn emit(control: &Control, thread: &mut ThreadState, frame_pointer: u64, record: &Record, stack: bool) {
     let time_ns = unsafe { bpf_ktime_get_ns() };
-    if cpu.untold.first_ns != 0 {
+    if control.lossy != 0 {
         tell_loss(0);
     }
-    let unread = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) };
-    let flags = if unread >= control.wake_bytes { FORCE_WAKEUP } else { NO_WAKEUP };
+    let count = thread.record_count;
+    thread.record_count = count.wrapping_add(1);
+    let mut unread = 0;
+    let mut flags = NO_WAKEUP;
+    if count & control.check_mask == 0 {
+        unread = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) };
+        if unread >= control.wake_bytes {
+            flags = FORCE_WAKEUP;
+        }
+    }
     let sent = if stack && control.max_frames > 0 {
         send_with_frames(control, frame_pointer, record, time_ns, flags)
     } else {
@@ -50,9 +57,18 @@ pub(crate) fn emit(control: &Control, frame_pointer: u64, record: &Record, stack
         count_loss(record.kind as u32, time_ns);
     }
     if control.stop_bytes != 0 && unread >= control.stop_bytes {
-        add(&mut cpu.stop_count);
-        stop_thread(STOP_BACKPRESSURE);
+        stop_for_reader();
     }
+}
+
+/// Lets the thread rest until the ring is drained.
+#[inline(never)]
+fn stop_for_reader() -> u32 {
+    if let Some(cpu) = CPUS.get_ptr_mut(0) {
+        add(unsafe { &mut (*cpu).stop_count });
+    }
+    stop_thread(STOP_BACKPRESSURE);
+    0
 }
 
 #[inline(always)]
@@ -100,6 +116,9 @@ fn take(field: &mut u64) -> u64 {
 pub extern "C" fn count_loss(kind: u32, time_ns: u64) -> u32 {
     let Some(cpu) = CPUS.get_ptr_mut(0) else { return 0 };
     let cpu = unsafe { &mut *cpu };
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        unsafe { (*control).lossy = 1 };
+    }
     add(&mut cpu.lost_count);
     let loss = &mut cpu.untold;
     if kind == RecordKind::Free as u32 || kind == RecordKind::ReallocBegin as u32 {
@@ -122,6 +141,9 @@ pub extern "C" fn count_loss(kind: u32, time_ns: u64) -> u32 {
 pub extern "C" fn tell_loss(_unused: u32) -> u32 {
     let Some(cpu) = CPUS.get_ptr_mut(0) else { return 0 };
     let cpu = unsafe { &mut *cpu };
+    if cpu.untold.first_ns == 0 {
+        return 0;
+    }
     let Some(mut place) = RING.reserve::<LossRecord>(0) else { return 0 };
     let number = unsafe { bpf_get_smp_processor_id() } as u32;
     let untold = &mut cpu.untold;

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_loop};
 use probe_abi::{Frame, MAX_FRAMES, PENDING_DEPTH, ThreadState};
 
-use crate::maps::{SCRATCH, THREADS};
+use crate::{maps::SCRATCH, threads};
 
 /// Set in the result of [`walk`] when the walk was cut short.
 pub(crate) const TRUNCATED: u64 = 1 << 32;
@@ -22,7 +22,7 @@ pub(crate) const TRUNCATED: u64 = 1 << 32;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk(tid: u32, frame_pointer: u64, cfa: u64, limit: u32) -> u64 {
-    let Some(thread) = THREADS.get_ptr(tid) else { return TRUNCATED };
+    let Some(thread) = threads::find(tid) else { return TRUNCATED };
     let Some(scratch) = SCRATCH.get_ptr_mut(tid) else { return TRUNCATED };
     let frames = unsafe { &raw mut (*scratch).frames }.cast::<Frame>();
     let mut chain = Chain { thread, frames, pointer: frame_pointer, floor: cfa, count: 0, outcome: TRUNCATED };

@@ -18,7 +18,9 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
-use probe_abi::{Control, CpuState, Descriptor, MAX_DESCRIPTORS, ThreadState};
+use probe_abi::{
+    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, PENDING_DEPTH, Pending, Record, THREAD_SLOTS, ThreadState,
+};
 
 use super::ring::Ring;
 use crate::error::CollectError;
@@ -38,6 +40,40 @@ unsafe impl Pod for Row<Descriptor> {}
 unsafe impl Pod for Row<CpuState> {}
 // SAFETY: as above.
 unsafe impl Pod for Row<ThreadState> {}
+// SAFETY: as above.
+unsafe impl Pod for Row<Scratch> {}
+
+/// A record with its frames, as the programs put it together; only ever removed from here.
+type Scratch = [u64; (size_of::<Record>() + MAX_FRAMES * size_of::<Frame>()) / 8];
+
+/// A slot that nobody uses.
+const NO_THREAD: ThreadState = ThreadState {
+    depth: 0,
+    record_count: 0,
+    tid: 0,
+    begin_count: 0,
+    return_count: 0,
+    abandoned_count: 0,
+    unmatched_count: 0,
+    nested_count: 0,
+    last_freed: 0,
+    last_freed_descriptor: 0,
+    last_freed_slot: 0,
+    pending: [Pending {
+        slot: 0,
+        return_address: 0,
+        size: 0,
+        pointer: 0,
+        descriptor: 0,
+        domain: 0,
+        outer_domain: 0,
+        alignment: 0,
+        nested: 0,
+        released: 0,
+        ret_probes: 0,
+        reserved: [0; 4],
+    }; PENDING_DEPTH],
+};
 
 /// Which program a probe runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +127,8 @@ impl Tuning {
             wake_bytes: (self.ring_bytes / 4).min(1 << 20),
             stop_bytes: if self.lossless { self.ring_bytes / 8 * 5 } else { 0 },
             free_stacks: u32::from(self.free_stacks),
+            lossy: 0,
+            check_mask: if self.ring_bytes >= 1 << 20 { 7 } else { 0 },
             reserved: 0,
         }
     }
@@ -101,7 +139,9 @@ pub struct Kernel {
     ebpf: Ebpf,
     tuning: Tuning,
     control: Array<MapData, Row<Control>>,
+    slots: Array<MapData, Row<ThreadState>>,
     threads: HashMap<MapData, u32, Row<ThreadState>>,
+    scratch: HashMap<MapData, u32, Row<Scratch>>,
     stops: HashMap<MapData, u32, u32>,
     cpus: PerCpuArray<MapData, Row<CpuState>>,
     descriptors: Array<MapData, Row<Descriptor>>,
@@ -170,7 +210,9 @@ impl Kernel {
             .map_err(|error| missing(format!("the ring cannot be mapped: {error}")))?;
         let mut kernel = Self {
             control: Array::try_from(control_map).map_err(broken)?,
+            slots: Array::try_from(take("SLOTS")).map_err(broken)?,
             threads: HashMap::try_from(take("THREADS")).map_err(broken)?,
+            scratch: HashMap::try_from(take("SCRATCH")).map_err(broken)?,
             stops: HashMap::try_from(stops_map).map_err(broken)?,
             cpus: PerCpuArray::try_from(take("CPUS")).map_err(broken)?,
             descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,
@@ -243,14 +285,19 @@ impl Kernel {
 
     /// What is known of a thread's calls; forgets it. To be called when the thread is gone or the recording ends.
     pub fn take_thread(&mut self, tid: u32) -> Option<ThreadState> {
+        if self.tuning.max_frames > 0 {
+            let _ = self.scratch.remove(&tid);
+        }
+        let index = tid % THREAD_SLOTS;
+        if let Ok(Row(state)) = self.slots.get(&index, 0)
+            && state.tid == u64::from(tid)
+        {
+            let _ = self.slots.set(index, Row(NO_THREAD), 0);
+            return Some(state);
+        }
         let Row(state) = self.threads.get(&tid, 0).ok()?;
         let _ = self.threads.remove(&tid);
         Some(state)
-    }
-
-    /// All threads known.
-    pub fn thread_ids(&self) -> Vec<u32> {
-        self.threads.keys().filter_map(Result::ok).collect()
     }
 
     /// Losses and stops, by CPU.
