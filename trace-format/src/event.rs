@@ -8,8 +8,9 @@ use crate::id::{BlockId, DomainId, EntryId, ProcessId, Sequence, StackId, Thread
 pub struct Event {
     /// Position in the total order.
     pub sequence: Sequence,
-    /// `CLOCK_MONOTONIC` since `Header::start_monotonic_ns`, rounded down to `Header::tick_ns`. Order is given by
-    /// `sequence`; across threads time may step back by less than a microsecond.
+    /// `CLOCK_MONOTONIC` since `Header::start_monotonic_ns`, rounded down to `Header::tick_ns`. Never steps back: an event
+    /// whose clock was read before that of its predecessor (some microseconds, when a thread was preempted in between)
+    /// carries its predecessor's time.
     pub time_ns: u64,
     /// The thread that caused it.
     pub thread: ThreadId,

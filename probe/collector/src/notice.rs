@@ -16,6 +16,8 @@ use trace_format::{
 pub(crate) struct Notice {
     /// Ring position: records before it were reserved before the change.
     pub(crate) position: u64,
+    /// When, `CLOCK_MONOTONIC` ns.
+    pub(crate) time_ns: u64,
     /// The change.
     pub(crate) what: What,
 }

@@ -71,6 +71,8 @@ pub type Symbolise<'a> = dyn FnOnce(&Tables, Vec<(ModuleId, File)>) -> Vec<Frame
 
 /// What the caller of a recording provides.
 pub struct Hooks<'a> {
+    /// Called once when everything the subject does from now on is recorded, with its pid.
+    pub begun: &'a mut dyn FnMut(u32),
     /// Called about ten times a second.
     pub tick: &'a mut dyn FnMut(&Progress),
     /// Called once when all events are in.
@@ -167,12 +169,13 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
             .map_err(|source| system("cannot start a thread", source))?
     };
 
-    let Hooks { tick, symbolise } = hooks;
+    let Hooks { begun: on_begun, tick, symbolise } = hooks;
     let first = beginning.recv().unwrap_or_else(|_| {
         Err(CollectError::System { doing: "the tracer ended early".into(), source: io::Error::other("no report") })
     });
     let end = match &first {
-        Ok(_) => {
+        Ok(pid) => {
+            on_begun(*pid);
             let launched = matches!(subject, Subject::Command(_));
             watch(&signals, &drained, asked.as_raw_fd(), options.duration, launched, tick, &progress)
         }
@@ -272,7 +275,7 @@ fn take_in(
             }
             let notice = waiting.pop_front().expect("it was at the front");
             if broken.is_none() {
-                broken = intake.notice(notice.what, machine::monotonic_ns()).err();
+                broken = intake.notice(notice.what, notice.time_ns).err();
             }
         }
         if waiting.is_empty() {

@@ -86,6 +86,8 @@ struct Tally {
 pub(crate) struct Intake {
     writer: TraceWriter,
     start_ns: u64,
+    /// Time of the last event: the order is the ring's, and a thread can be preempted between clock and reservation.
+    last_ns: u64,
     names: Names,
     targets: FastMap<u32, Target>,
     callers: FastMap<u32, Caller>,
@@ -105,6 +107,7 @@ impl Intake {
         Self {
             writer,
             start_ns,
+            last_ns: 0,
             names: Names::default(),
             targets: FastMap::default(),
             callers: FastMap::default(),
@@ -176,7 +179,8 @@ impl Intake {
         };
         let thread = caller.id;
         self.last_thread = thread;
-        let time_ns = record.time_ns.saturating_sub(self.start_ns);
+        let time_ns = record.time_ns.saturating_sub(self.start_ns).max(self.last_ns);
+        self.last_ns = time_ns;
         let entry = row.entry;
         let heap = &mut self.heaps[target.heap];
         let live_before = heap.live_bytes();
@@ -279,8 +283,14 @@ impl Intake {
             free_count: loss.free_count,
             other_count: loss.other_count,
         };
-        let time_ns = loss.last_ns.saturating_sub(self.start_ns);
+        let time_ns = self.later(loss.last_ns);
         self.writer.push(time_ns, self.last_thread, StackId::EMPTY, &op).map(drop)
+    }
+
+    /// A time of the trace, never before the last event's.
+    fn later(&mut self, monotonic_ns: u64) -> u64 {
+        self.last_ns = self.last_ns.max(monotonic_ns.saturating_sub(self.start_ns));
+        self.last_ns
     }
 
     /// Losses that found no place in the ring to the very end.
@@ -290,7 +300,7 @@ impl Intake {
 
     /// A change in the processes recorded. `now_ns` is its time.
     pub(crate) fn notice(&mut self, what: What, now_ns: u64) -> Result<(), WriteError> {
-        let time_ns = now_ns.saturating_sub(self.start_ns);
+        let time_ns = self.later(now_ns);
         match what {
             What::Start { pid, parent, origin, name, command, shares_heap } => {
                 self.start(time_ns, pid, parent, origin, name, command, shares_heap)

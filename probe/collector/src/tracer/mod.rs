@@ -38,6 +38,7 @@ use self::ptrace::{Gated, Wait};
 use crate::{
     CollectError,
     kernel::{Hook, Kernel, Link, RingGauge},
+    machine,
     notice::{Notice, What},
     placer::{Placed, Placer},
 };
@@ -497,7 +498,8 @@ impl Tracer {
 
     fn tell(&self, what: What) {
         // The intake outlives the tracer; if it broke, nobody needs to know.
-        let _ = self.notices.send(Notice { position: self.gauge.position(), what });
+        let time_ns = machine::monotonic_ns();
+        let _ = self.notices.send(Notice { position: self.gauge.position(), time_ns, what });
     }
 }
 
