@@ -244,8 +244,6 @@ pub struct Control {
     pub armed: u32,
     /// Deepest frame-pointer walk; 0 takes the return address alone.
     pub max_frames: u32,
-    /// Unread ring bytes above which a wake-up is sent.
-    pub wake_bytes: u64,
     /// Unread ring bytes above which the thread is stopped; 0 for never.
     pub stop_bytes: u64,
     /// Whether frees carry stacks.
@@ -274,5 +272,5 @@ const _: () = {
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<CpuState>() == 64);
-    assert!(size_of::<Control>() == 40);
+    assert!(size_of::<Control>() == 32);
 };

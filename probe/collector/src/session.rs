@@ -42,8 +42,6 @@ use crate::{
 
 /// How often a trace is brought to disk although its chunk is not full.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// How long the intake waits for the kernel before it looks by itself.
-const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long a launched program may take to end by itself after a signal that it probably got too.
 const GRACE: Duration = Duration::from_millis(500);
 /// Precision of event times.
@@ -253,6 +251,7 @@ fn take_in(
     drained: &AtomicBool,
 ) -> (Intake, Option<WriteError>) {
     let gauge = ring.gauge();
+    let mut pace = Pace::new(ring.size_bytes());
     let mut waiting: VecDeque<Notice> = VecDeque::new();
     let mut flushed = Instant::now();
     let mut broken: Option<WriteError> = None;
@@ -293,12 +292,39 @@ fn take_in(
             flushed = Instant::now();
             broken = intake.flush().err();
         }
-        if tracing && ring.position() == before {
-            ring.wait(POLL_EVERY);
-        } else if tracing && ring.position() - before < 256 << 10 {
-            // Little came: let it gather, a wake-up costs more than a batch.
-            ring.wait(POLL_EVERY);
+        if tracing {
+            pace.rest(ring.position() - before);
         }
+    }
+}
+
+/// How long the intake rests between two passes. Nobody wakes it: a wake-up for each event would cost more than the
+/// event. A pass that found little is followed by a rest in which a busy target fills a fraction of the ring at most.
+struct Pace {
+    ring_bytes: u64,
+    shortest: Duration,
+    next: Duration,
+}
+
+impl Pace {
+    /// Bytes that a busy target writes per millisecond, about.
+    const BUSY_BYTES_PER_MS: u64 = 150_000;
+    const LONGEST: Duration = Duration::from_millis(20);
+
+    fn new(ring_bytes: u64) -> Self {
+        let millis = (ring_bytes / 4) as f64 / Self::BUSY_BYTES_PER_MS as f64;
+        let shortest = Duration::from_secs_f64(millis / 1000.0).clamp(Duration::from_micros(100), Duration::from_millis(8));
+        Self { ring_bytes, shortest, next: shortest }
+    }
+
+    /// Rests after a pass over `read_bytes`.
+    fn rest(&mut self, read_bytes: u64) {
+        if read_bytes >= self.ring_bytes / 4 {
+            self.next = self.shortest;
+            return;
+        }
+        self.next = if read_bytes == 0 { (self.next * 2).min(Self::LONGEST) } else { self.shortest };
+        thread::sleep(self.next);
     }
 }
 

@@ -23,10 +23,8 @@ use crate::{
     walk,
 };
 
-/// `BPF_RB_NO_WAKEUP`: the reader polls; it is woken once much is unread.
+/// `BPF_RB_NO_WAKEUP`: the reader looks by itself.
 const NO_WAKEUP: u64 = 1;
-/// `BPF_RB_FORCE_WAKEUP`.
-const FORCE_WAKEUP: u64 = 2;
 /// `BPF_RB_AVAIL_DATA`: bytes not yet read.
 const AVAILABLE_DATA: u64 = 0;
 const SIGSTOP: u32 = 19;
@@ -40,24 +38,19 @@ pub(crate) fn emit(control: &Control, thread: &mut ThreadState, frame_pointer: u
     }
     let count = thread.record_count;
     thread.record_count = count.wrapping_add(1);
-    let mut unread = 0;
-    let mut flags = NO_WAKEUP;
-    if count & control.check_mask == 0 {
-        unread = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) };
-        if unread >= control.wake_bytes {
-            flags = FORCE_WAKEUP;
-        }
-    }
     let sent = if stack && control.max_frames > 0 {
-        send_with_frames(control, frame_pointer, record, time_ns, flags)
+        send_with_frames(control, frame_pointer, record, time_ns)
     } else {
-        send(record, time_ns, flags)
+        send(record, time_ns)
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
     }
-    if control.stop_bytes != 0 && unread >= control.stop_bytes {
-        stop_for_reader();
+    if control.stop_bytes != 0 && count & control.check_mask == 0 {
+        let unread = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) };
+        if unread >= control.stop_bytes {
+            stop_for_reader();
+        }
     }
 }
 
@@ -72,17 +65,17 @@ fn stop_for_reader() -> u32 {
 }
 
 #[inline(always)]
-fn send(record: &Record, time_ns: u64, flags: u64) -> bool {
+fn send(record: &Record, time_ns: u64) -> bool {
     let Some(mut place) = RING.reserve::<Record>(0) else { return false };
     place.write(Record { time_ns, ..*record });
-    place.submit(flags);
+    place.submit(NO_WAKEUP);
     true
 }
 
 #[inline(always)]
-fn send_with_frames(control: &Control, frame_pointer: u64, record: &Record, time_ns: u64, flags: u64) -> bool {
+fn send_with_frames(control: &Control, frame_pointer: u64, record: &Record, time_ns: u64) -> bool {
     let walked = walk::walk(record.tid, frame_pointer, record.cfa, control.max_frames);
-    let Some(scratch) = SCRATCH.get_ptr_mut(record.tid) else { return send(record, time_ns, flags) };
+    let Some(scratch) = SCRATCH.get_ptr_mut(record.tid) else { return send(record, time_ns) };
     let scratch = unsafe { &mut *scratch };
     let count = walked as u32 & (MAX_FRAMES as u32 - 1);
     scratch.record = Record {
@@ -93,7 +86,7 @@ fn send_with_frames(control: &Control, frame_pointer: u64, record: &Record, time
     };
     let length = size_of::<Record>() + count as usize * size_of::<Frame>();
     let bytes = unsafe { core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), length) };
-    RING.output::<[u8]>(bytes, flags).is_ok()
+    RING.output::<[u8]>(bytes, NO_WAKEUP).is_ok()
 }
 
 /// Adds one to a counter of this CPU. A program can be preempted by another one on the same CPU: hence atomic.

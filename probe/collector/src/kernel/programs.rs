@@ -124,7 +124,6 @@ impl Tuning {
         Control {
             armed: u32::from(armed),
             max_frames: self.max_frames,
-            wake_bytes: (self.ring_bytes / 4).min(1 << 20),
             stop_bytes: if self.lossless { self.ring_bytes / 8 * 5 } else { 0 },
             free_stacks: u32::from(self.free_stacks),
             lossy: 0,

@@ -9,12 +9,11 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 /// Header bytes before each record.
@@ -31,7 +30,7 @@ struct Mapping {
     producer: *mut libc::c_void,
     page_bytes: usize,
     size_bytes: u64,
-    fd: OwnedFd,
+    _fd: OwnedFd,
 }
 
 // SAFETY: the mapped memory is shared with the kernel anyway; all access goes through atomics or to records that the
@@ -113,7 +112,7 @@ impl Ring {
                 return Err(error);
             }
         };
-        let mapping = Arc::new(Mapping { consumer, producer, page_bytes, size_bytes, fd });
+        let mapping = Arc::new(Mapping { consumer, producer, page_bytes, size_bytes, _fd: fd });
         let position = mapping.consumer().load(Ordering::Acquire);
         Ok(Self { mapping, position })
     }
@@ -128,11 +127,9 @@ impl Ring {
         self.position
     }
 
-    /// Waits until the kernel asks for attention or `timeout` has passed.
-    pub fn wait(&self, timeout: Duration) {
-        let mut poll = libc::pollfd { fd: self.mapping.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid entry.
-        unsafe { libc::poll(&raw mut poll, 1, timeout.as_millis() as i32) };
+    /// Bytes the ring holds.
+    pub fn size_bytes(&self) -> u64 {
+        self.mapping.size_bytes
     }
 
     /// Reads records up to position `end` (at most the producer's), in order; stops early at one that is still being
@@ -164,11 +161,5 @@ impl Ring {
         }
         self.mapping.consumer().store(self.position, Ordering::Release);
         whole
-    }
-
-    /// The ring's file descriptor.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd as _;
-        self.mapping.fd.as_fd()
     }
 }
