@@ -1,0 +1,92 @@
+//! `heaptape demo`: a first look, on any machine.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use analyzer::{metric::Metric, selection::Wanted};
+use anyhow::Context as _;
+
+use super::replayed;
+use crate::{samples, terminal};
+
+/// Show what heaptape finds in a real compiler: records a small compile where it may, else takes a built-in sample.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder for the trace and the flame graph
+    #[arg(long, default_value = "heaptape-demo", value_name = "DIR")]
+    out: PathBuf,
+    /// Take the built-in sample even where a recording is possible
+    #[arg(long)]
+    sample: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
+        let trace = self.out.join("demo.htape");
+        let origin = self.trace(&trace)?;
+        writeln!(out, "{origin}\n")?;
+
+        let screen = terminal::screen();
+        let replayed = replayed(&trace)?;
+        let info = analyzer::info::info(&replayed.trace, &replayed.outcome);
+        analyzer::report::summary(out, &screen, &info)?;
+        let wanted = Wanted::default();
+        let sites = analyzer::sites::sites(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            Metric::Bytes,
+            10,
+        )?;
+        writeln!(out)?;
+        analyzer::report::sites(out, &screen, &sites, 1)?;
+        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, 5)?;
+        writeln!(out)?;
+        analyzer::report::leaks(out, &screen, &leaks, 1)?;
+
+        let picture = self.out.join("flamegraph.svg");
+        let folded = analyzer::flamegraph::fold(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            Metric::Bytes,
+        )?;
+        let file = File::create(&picture).with_context(|| format!("cannot write {}", picture.display()))?;
+        folded.draw(BufWriter::new(file))?;
+        writeln!(out, "\nWritten: {} (the trace), {} (open it in a browser)", trace.display(), picture.display())?;
+        writeln!(out, "Next: heaptape info {}   ·   sudo heaptape record -- YOUR-COMPILER …", trace.display())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Records, or writes the sample; says which.
+    fn trace(&self, trace: &Path) -> anyhow::Result<String> {
+        let sample = |why: &str| -> anyhow::Result<String> {
+            samples::write(trace).with_context(|| format!("cannot write {}", trace.display()))?;
+            Ok(format!("A built-in sample: {}{why}.", samples::DESCRIPTION))
+        };
+        if self.sample {
+            return sample("");
+        }
+        #[cfg(feature = "recording")]
+        {
+            use crate::recording;
+            return match recording::can_record() {
+                Err(reason) => sample(&format!(" (this machine cannot record now: {reason})")),
+                Ok(()) => match recording::record_demo(trace) {
+                    Ok(Some(command)) => Ok(format!("Recorded just now: {}", command.join(" "))),
+                    Ok(None) => sample(" (no compiler was found to record)"),
+                    Err(error) => sample(&format!(" (recording failed: {error:#})")),
+                },
+            };
+        }
+        #[cfg(not(feature = "recording"))]
+        sample(" (this heaptape is built without recording)")
+    }
+}

@@ -1,0 +1,106 @@
+//! `heaptape flamegraph`: stacks by weight, as a picture or as folded lines.
+
+use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
+
+use analyzer::metric::Metric;
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{Part, TracePath, print_json, replayed};
+
+/// Draw a flame graph of where memory comes from.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "JSON (stable): metric, scope, total, stacks[].{stack, weight}; frames are separated by `;`, the \
+    process first, the entry point called last.")]
+pub(crate) struct Args {
+    /// The trace
+    trace: TracePath,
+    /// The SVG to write, `-` for stdout [default: the trace's name with .svg]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Width of a frame
+    #[arg(long, value_enum, default_value = "bytes")]
+    by: By,
+    /// Print folded lines (`frame;frame;frame weight`) instead of drawing
+    #[arg(long, conflicts_with_all = ["output", "json"])]
+    collapsed: bool,
+    #[command(flatten)]
+    part: Part,
+    /// Print the folded stacks as JSON instead of drawing
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+/// What sites are ranked and flames are measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum By {
+    /// Bytes requested
+    Bytes,
+    /// Allocations and reallocs
+    Count,
+    /// Bytes live at the instant of the peak
+    Peak,
+    /// Bytes live at the end
+    #[value(alias = "live-at-end", alias = "end")]
+    Live,
+}
+
+impl By {
+    pub(crate) fn metric(self) -> Metric {
+        match self {
+            Self::Bytes => Metric::Bytes,
+            Self::Count => Metric::Count,
+            Self::Peak => Metric::Peak,
+            Self::Live => Metric::LiveAtEnd,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Folded<'a> {
+    metric: Metric,
+    scope: &'a str,
+    total: u64,
+    stacks: Vec<Line<'a>>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    stack: &'a str,
+    weight: u64,
+}
+
+impl Args {
+    pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let replayed = replayed(&self.trace)?;
+        let wanted = self.part.wanted();
+        let folded = analyzer::flamegraph::fold(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            self.by.metric(),
+        )?;
+        if self.json {
+            let stacks = folded.stacks.iter().map(|(stack, weight)| Line { stack, weight: *weight }).collect();
+            let value = Folded { metric: folded.metric, scope: &folded.scope, total: folded.total, stacks };
+            return print_json(out, &value);
+        }
+        if self.collapsed {
+            folded.write_lines(out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let path = self.output.unwrap_or_else(|| self.trace.with_extension("svg"));
+        if path.as_os_str() == "-" {
+            folded.draw(out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        folded.draw(BufWriter::new(file))?;
+        for doubt in analyzer::doubt::doubts(&replayed.trace, &replayed.outcome) {
+            eprintln!("heaptape: warning: {}", doubt.sentence);
+        }
+        eprintln!("heaptape: wrote {} ({})", path.display(), folded.title());
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,149 @@
+//! The subcommands, one file each. Responsible for the list of them, for what they share, and for what their errors mean
+//! as exit codes.
+
+#[cfg(feature = "recording")]
+mod attach;
+mod demo;
+#[cfg(feature = "recording")]
+mod doctor;
+mod flamegraph;
+mod info;
+mod leaks;
+#[cfg(feature = "recording")]
+mod record;
+mod salvage;
+mod sites;
+mod verify;
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use analyzer::{Names, Outcome, Symboliser, selection::Wanted};
+use anyhow::Context as _;
+use clap::Parser;
+use serde::Serialize;
+use trace_format::{Symbolise as _, Trace};
+
+use crate::progress;
+
+/// A file that cannot be read, or something else that stands in the way.
+const UNREADABLE: u8 = 3;
+
+/// Record every allocation and free of a running compiler, and ask the recording.
+#[derive(Debug, Parser)]
+#[command(
+    name = "heaptape",
+    version,
+    after_help = "Exit codes: 0 fine · 1 a gate failed · 2 usage · 3 unreadable input · 4 no permission or kernel \
+                  support to record. `record` ends as the recorded command ends.\n\
+                  Data goes to stdout, progress and warnings to stderr. Every data command takes --json."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    #[cfg(feature = "recording")]
+    Record(record::Args),
+    #[cfg(feature = "recording")]
+    Attach(attach::Args),
+    Info(info::Args),
+    Sites(sites::Args),
+    Leaks(leaks::Args),
+    Flamegraph(flamegraph::Args),
+    Verify(verify::Args),
+    Salvage(salvage::Args),
+    #[cfg(feature = "recording")]
+    Doctor(doctor::Args),
+}
+
+pub(crate) fn run() -> ExitCode {
+    let command = Cli::parse().command;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let result = match command {
+        Command::Demo(args) => args.run(&mut out),
+        #[cfg(feature = "recording")]
+        Command::Record(args) => args.run(&mut out),
+        #[cfg(feature = "recording")]
+        Command::Attach(args) => args.run(&mut out),
+        Command::Info(args) => args.run(&mut out),
+        Command::Sites(args) => args.run(&mut out),
+        Command::Leaks(args) => args.run(&mut out),
+        Command::Flamegraph(args) => args.run(&mut out),
+        Command::Verify(args) => args.run(&mut out),
+        Command::Salvage(args) => args.run(&mut out),
+        #[cfg(feature = "recording")]
+        Command::Doctor(args) => args.run(&mut out),
+    };
+    let result = result.and_then(|code| {
+        out.flush().context("cannot write to stdout")?;
+        Ok(code)
+    });
+    result.unwrap_or_else(|error| {
+        let is_closed_pipe =
+            |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+        if error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(is_closed_pipe)
+                || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)
+                    == Some(io::ErrorKind::BrokenPipe)
+        }) {
+            // Whoever reads has read enough.
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("heaptape: error: {error:#}");
+        ExitCode::from(UNREADABLE)
+    })
+}
+
+/// Which part of a trace a command is about.
+#[derive(Debug, Clone, clap::Args)]
+struct Part {
+    /// Only processes with this name or pid
+    #[arg(long, value_name = "NAME|PID")]
+    process: Option<String>,
+    /// Only this allocator, such as `libc.so.6` [default: all that stand on no other]
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+}
+
+impl Part {
+    fn wanted(self) -> Wanted {
+        Wanted { process: self.process, domain: self.domain }
+    }
+}
+
+/// A trace, read and replayed.
+struct Replayed {
+    trace: Trace,
+    outcome: Outcome,
+    names: Names,
+}
+
+/// Reads and replays a trace; names what it does not name itself from the binaries at hand.
+fn replayed(path: &Path) -> anyhow::Result<Replayed> {
+    let mut trace = Trace::open(path)?;
+    let bar = progress::ReplayBar::new(trace.event_count);
+    let decoders = std::thread::available_parallelism().map_or(1, usize::from).min(4) - 1;
+    let outcome = analyzer::replay(&trace, decoders, |events| bar.update(events))?;
+    bar.finish();
+    if trace.tables.symbols.iter().all(|symbols| symbols.functions.is_empty()) {
+        trace.tables.symbols = Symboliser::new().symbolise(&trace.tables);
+    }
+    let names = Names::of(&trace.tables);
+    Ok(Replayed { trace, outcome, names })
+}
+
+fn print_json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<ExitCode> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The trace a command reads.
+type TracePath = PathBuf;

@@ -1,0 +1,86 @@
+//! Progress on stderr: the only file that knows indicatif. Responsible for what a waiting person sees; says nothing where
+//! nobody waits (stderr is no terminal).
+
+use std::{cell::Cell, io::IsTerminal as _, time::Instant};
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The line that is shown while recording: events, rate, live bytes, losses, elapsed time.
+#[cfg(feature = "recording")]
+pub(crate) struct RecordingBar {
+    bar: ProgressBar,
+    began: Instant,
+    last: Cell<(Instant, u64)>,
+    rate: Cell<f64>,
+}
+
+#[cfg(feature = "recording")]
+impl RecordingBar {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let target = if quiet || !std::io::stderr().is_terminal() {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(10)
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is constant"));
+        let now = Instant::now();
+        Self { bar, began: now, last: Cell::new((now, 0)), rate: Cell::new(0.0) }
+    }
+
+    pub(crate) fn update(&self, progress: &probe_collector::Progress) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.bar.is_hidden() {
+            return;
+        }
+        let events = progress.event_count.load(Relaxed);
+        let (then, before) = self.last.get();
+        let seconds = then.elapsed().as_secs_f64();
+        if seconds >= 0.5 {
+            self.rate.set((events - before) as f64 / seconds);
+            self.last.set((Instant::now(), events));
+        }
+        let lost = progress.lost_count.load(Relaxed);
+        let losses = if lost == 0 { "nothing lost".to_owned() } else { format!("{} LOST", HumanCount(lost)) };
+        let processes = progress.process_count.load(Relaxed);
+        self.bar.set_message(format!(
+            "recording  {} events  {}/s  {} live  {} written  {processes} process{}  {losses}  {}",
+            HumanCount(events),
+            HumanCount(self.rate.get() as u64),
+            HumanBytes(progress.live_bytes.load(Relaxed)),
+            HumanBytes(progress.file_bytes.load(Relaxed)),
+            if processes == 1 { "" } else { "es" },
+            HumanDuration(self.began.elapsed()),
+        ));
+        self.bar.tick();
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The bar that is shown while a long trace is replayed.
+pub(crate) struct ReplayBar(ProgressBar);
+
+impl ReplayBar {
+    /// Events below which nobody waits long enough for a bar.
+    const WORTH_A_BAR: u64 = 5_000_000;
+
+    pub(crate) fn new(event_count: u64) -> Self {
+        let hidden = event_count < Self::WORTH_A_BAR || !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let bar = ProgressBar::with_draw_target(Some(event_count), target);
+        let style = ProgressStyle::with_template("replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}");
+        bar.set_style(style.expect("the template is constant"));
+        Self(bar)
+    }
+
+    pub(crate) fn update(&self, event_count: u64) {
+        self.0.set_position(event_count);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}

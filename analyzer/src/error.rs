@@ -1,0 +1,41 @@
+//! What can go wrong in an analysis. Responsible for saying it in a sentence with a way out; odd events are no errors
+//! (see `replay::Anomaly`).
+
+use std::io;
+
+use trace_format::ReadError;
+
+/// An analysis that has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    /// The trace cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// `--process` matches nothing.
+    #[error("no recorded process is called {wanted} or has that pid; the trace has: {known}")]
+    NoSuchProcess {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+    /// `--domain` matches nothing.
+    #[error("no recorded allocator is called {wanted}; the trace has: {known}")]
+    NoSuchDomain {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+    /// A flame graph without flames.
+    #[error("nothing to draw: no {metric} in {scope}")]
+    NothingToDraw {
+        /// The metric asked for.
+        metric: String,
+        /// Which processes.
+        scope: String,
+    },
+    /// The SVG could not be rendered or written.
+    #[error("cannot write the flame graph: {0}")]
+    Draw(#[source] io::Error),
+}

@@ -1,0 +1,39 @@
+//! Analyses of heaptape traces. Responsible for replaying a trace in bounded memory, naming its code addresses, and the
+//! results that commands show; not for recording (it never sees `probe-*`), nor for arguments and exit codes.
+//!
+//! Read from top to bottom, this is the way of the data:
+//! [`layers`] says which allocators stand on others, [`replay`] turns the events into an [`Outcome`], [`symbolise`] and
+//! [`names`] name its code addresses, [`wrappers`] and [`site_tree`] make sites of stacks, [`metric`] and [`selection`]
+//! say what is weighed; [`info`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
+//! in words what they do not know, and [`report`] renders them as text. The result types serialise to the JSON that
+//! `--json` prints.
+
+pub mod layers;
+pub mod replay;
+
+pub mod names;
+pub mod symbolise;
+
+pub mod site_tree;
+pub mod wrappers;
+
+pub mod metric;
+pub mod selection;
+
+pub mod doubt;
+pub mod flamegraph;
+pub mod info;
+pub mod leaks;
+pub mod sites;
+
+pub mod report;
+pub mod units;
+
+pub mod error;
+#[cfg(feature = "synthetic")]
+pub mod synthetic;
+
+pub use error::AnalysisError;
+pub use names::Names;
+pub use replay::{Outcome, Replay, replay};
+pub use symbolise::Symboliser;

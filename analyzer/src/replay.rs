@@ -1,0 +1,51 @@
+//! Replaying a trace. Responsible for the state that events change and for what is counted; not for what the counts mean
+//! to a person (see the analyses) nor for names.
+//!
+//! One pass, in order, over a stream. What it keeps grows with live blocks (`blocks`), with distinct allocating stacks
+//! per process (`cells`), and with the tables of the trace; never with the number of events.
+//!
+//! ```text
+//!  event ─▶ engine ─┬─▶ blocks   per heap: BlockId → size, cell, birth     who is alive
+//!                   ├─▶ reallocs per thread: open begins                   begin … end
+//!                   ├─▶ level    total, per domain, per process            live now and at the peak
+//!                   ├─▶ cells    per process × stack × entry               who allocated, alive at the peak, at the end
+//!                   └─▶ counts, losses, anomalies                          what happened, what is missing, what cannot be
+//! ```
+
+mod anomaly;
+mod blocks;
+mod cells;
+mod counts;
+mod engine;
+mod heap;
+mod level;
+mod loss;
+mod outcome;
+mod reallocs;
+
+pub use anomaly::{Anomaly, AnomalyKind};
+pub use blocks::{Block, LiveBlocks};
+pub use cells::{Amount, Cell, CellId};
+pub use counts::Counts;
+pub use engine::Replay;
+pub use level::{Level, Peak};
+pub use loss::{Loss, Losses};
+pub use outcome::{Account, Inherited, Outcome, ProcessOutcome};
+
+use trace_format::{ReadError, Trace};
+
+/// Replays a whole trace on the calling thread, decoding on `decoders` threads, and reports after each chunk how many
+/// events are done.
+///
+/// # Errors
+/// The file became unreadable. Damage that reading survives is in `Trace::completeness` instead.
+pub fn replay(trace: &Trace, decoders: usize, mut progress: impl FnMut(u64)) -> Result<Outcome, ReadError> {
+    let mut engine = Replay::new(&trace.tables);
+    let mut done = 0;
+    trace.for_each_chunk(decoders, |events| {
+        engine.events(events);
+        done += events.len() as u64;
+        progress(done);
+    })?;
+    Ok(engine.finish())
+}

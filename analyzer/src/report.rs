@@ -1,0 +1,15 @@
+//! Results as text. Responsible for layout, width and colour; computes nothing: every figure shown is a field of a result
+//! type.
+
+mod info;
+mod leaks;
+mod screen;
+mod sites;
+mod table;
+mod width;
+
+pub use info::{info, summary};
+pub use leaks::leaks;
+pub use screen::{Screen, Style};
+pub use sites::sites;
+pub use width::{clean, shorten};
