@@ -1,2 +1,222 @@
-//! placeholder
-fn main() {}
+//! What recording costs, in one run: user and system time of target and recorder together, until the trace is closed,
+//! beside the same program unrecorded and beside the floor (the same probes with empty programs, no trace).
+//!
+//! `cargo bench -p tests --bench cost -- [--runs N] [--smoke] [--only NAME]`
+//! Prints medians, ratios against the floor of the same run, the size of the traces and the speed of replay. Needs root.
+//! `--smoke`: one run of small inputs, to see that everything works; its figures mean nothing.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::command::{Finished, run};
+use tests::inputs;
+use tests::live::live;
+use tests::recorder::{heaptape, info};
+use tests::requirements::find_program;
+use tests::toolchain::{cc1plus_command, clang_command, rustc, rustc_command};
+
+/// The bars this prints beside what it measures.
+const COST_BAR: f64 = 1.35;
+const BYTES_PER_EVENT_BAR: f64 = 3.5;
+const REPLAY_BAR: f64 = 5e6;
+
+struct Arguments {
+    runs: usize,
+    smoke: bool,
+    only: Option<String>,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self, String> {
+        let mut parsed = Self { runs: 5, smoke: false, only: None };
+        let mut given = std::env::args().skip(1);
+        while let Some(argument) = given.next() {
+            let mut value = || given.next().ok_or_else(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--runs" => parsed.runs = value()?.parse().map_err(|_| "--runs takes a number".to_owned())?,
+                "--only" => parsed.only = Some(value()?),
+                "--smoke" => (parsed.smoke, parsed.runs) = (true, 1),
+                // cargo bench passes this to every bench
+                "--bench" => {}
+                other => return Err(format!("unknown argument {other}")),
+            }
+        }
+        if parsed.runs == 0 {
+            return Err("--runs takes a number above 0".to_owned());
+        }
+        Ok(parsed)
+    }
+}
+
+/// A compile that is measured.
+struct Subject {
+    name: &'static str,
+    command: Vec<String>,
+}
+
+fn subjects(smoke: bool, output: &std::path::Path) -> Vec<Subject> {
+    let object = output.join("out.o");
+    if smoke {
+        return vec![
+            Subject { name: "cc1plus small.cpp", command: cc1plus_command(&inputs::path("small.cpp"), &object) },
+            Subject { name: "rustc small.rs", command: rustc_command(&rustc(), &inputs::path("small.rs"), &object) },
+        ];
+    }
+    vec![
+        Subject { name: "cc1plus medium.cpp", command: cc1plus_command(&inputs::path("medium.cpp"), &object) },
+        Subject { name: "rustc medium.rs", command: rustc_command(&rustc(), &inputs::path("medium.rs"), &object) },
+        Subject { name: "clang -O0 sqlite3.c", command: clang_command("-O0", &inputs::sqlite3_c(), &object) },
+    ]
+}
+
+/// One way of running a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Native,
+    Floor,
+    Recorded,
+    RecordedWithFramePointers,
+    Heaptrack,
+}
+
+impl Way {
+    const ALL: [Self; 5] =
+        [Self::Native, Self::Floor, Self::Recorded, Self::RecordedWithFramePointers, Self::Heaptrack];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Floor => "floor",
+            Self::Recorded => "record --stacks none",
+            Self::RecordedWithFramePointers => "record --stacks fp",
+            Self::Heaptrack => "heaptrack",
+        }
+    }
+
+    fn command(self, subject: &Subject, trace: &std::path::Path) -> Option<Command> {
+        let mut command = match self {
+            Self::Native => {
+                let mut command = Command::new(&subject.command[0]);
+                command.args(&subject.command[1..]);
+                return Some(command);
+            }
+            Self::Heaptrack => {
+                let mut command = Command::new(find_program("heaptrack")?);
+                command.args(["--record-only", "-o"]).arg(trace.with_extension("heaptrack"));
+                command.args(&subject.command);
+                return Some(command);
+            }
+            Self::Floor => heaptape(&["record", "--quiet", "--floor"]),
+            Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "-o"]),
+            Self::RecordedWithFramePointers => heaptape(&["record", "--quiet", "--stacks", "fp", "-o"]),
+        };
+        if self != Self::Floor {
+            command.arg(trace);
+        }
+        command.arg("--").args(&subject.command);
+        Some(command)
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn seconds(finished: &Finished) -> f64 {
+    finished.cpu.as_secs_f64()
+}
+
+/// Replay on one core: `info` pinned to a CPU, less the time of an `info` over an empty recording.
+fn replay_events_per_s(trace: &std::path::Path, runs: usize) -> Option<f64> {
+    let taskset = find_program("taskset")?;
+    let mut times: Vec<f64> = (0..runs)
+        .map(|_| {
+            let mut command = Command::new(&taskset);
+            command.args(["-c", "0"]).arg(tests::recorder::binary()).arg("info").arg(trace);
+            let finished = run(&mut command).success("heaptape info");
+            seconds(&finished)
+        })
+        .collect();
+    Some(info(trace).file.events as f64 / median(&mut times).max(Duration::from_millis(1).as_secs_f64()))
+}
+
+fn main() {
+    let arguments = Arguments::parse().unwrap_or_else(|problem| {
+        eprintln!("cost: {problem}");
+        std::process::exit(2);
+    });
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let binary = tests::recorder::binary();
+    say(&format!("{} runs each, medians of user + system CPU seconds; {}", arguments.runs, binary.display()));
+    let mut missed = Vec::new();
+    for subject in subjects(arguments.smoke, dir.path()) {
+        if arguments.only.as_ref().is_some_and(|only| !subject.name.contains(only.as_str())) {
+            continue;
+        }
+        missed.extend(measure(&subject, &arguments, dir.path()));
+    }
+    if !arguments.smoke {
+        for bar in &missed {
+            say(&format!("MISSED: {bar}"));
+        }
+        if missed.is_empty() {
+            say("every bar is met");
+        }
+    }
+}
+
+fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> Vec<String> {
+    let trace: PathBuf = dir.join("run.htape");
+    say(&format!("\n{}", subject.name));
+    // One run of each way after the other, again and again: what the machine does meanwhile falls on all alike.
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
+    let mut sizes = Vec::new();
+    for _ in 0..arguments.runs {
+        for (index, way) in Way::ALL.into_iter().enumerate() {
+            let Some(mut command) = way.command(subject, &trace) else { continue };
+            let finished = run(&mut command).success(way.name());
+            times[index].push(seconds(&finished));
+            if way == Way::Recorded {
+                let info = info(&trace);
+                assert_eq!(info.totals.lost_count, Some(0), "a lossy recording is not to be compared");
+                sizes.push((info.file.events, info.file.bytes_per_event, replay_events_per_s(&trace, 1)));
+            }
+        }
+    }
+    let medians: Vec<Option<f64>> = times.iter_mut().map(|times| (!times.is_empty()).then(|| median(times))).collect();
+    let floor = medians[1].expect("the floor was measured");
+    for (way, seconds) in Way::ALL.into_iter().zip(&medians) {
+        match seconds {
+            Some(seconds) => say(&format!("  {:<22} {seconds:>8.3} s   {:>5.2} × floor", way.name(), seconds / floor)),
+            None => say(&format!("  {:<22} not installed", way.name())),
+        }
+    }
+    let (events, bytes_per_event, _) = sizes[sizes.len() / 2];
+    say(&format!("  trace                  {events} events, {bytes_per_event:.2} bytes each"));
+    let mut speeds: Vec<f64> = sizes.iter().filter_map(|(_, _, speed)| *speed).collect();
+    let speed = (!speeds.is_empty()).then(|| median(&mut speeds));
+    if let Some(speed) = speed {
+        say(&format!("  replay on one core     {:.1} million events/s (the whole of `info`)", speed / 1e6));
+    }
+    let ratio = medians[2].expect("the recording was measured") / floor;
+    let bars = [
+        (ratio > COST_BAR && !subject.name.starts_with("clang"), format!("cost {ratio:.2} × floor (bar {COST_BAR})")),
+        (
+            bytes_per_event > BYTES_PER_EVENT_BAR && events > 1_000_000,
+            format!("{bytes_per_event:.2} bytes per event (bar {BYTES_PER_EVENT_BAR})"),
+        ),
+        (
+            speed.is_some_and(|speed| speed < REPLAY_BAR) && events > 1_000_000,
+            format!("replay of {:.1} million events/s (bar {:.0})", speed.unwrap_or(0.0) / 1e6, REPLAY_BAR / 1e6),
+        ),
+    ];
+    bars.into_iter().filter(|(missed, _)| *missed).map(|(_, what)| format!("{}: {what}", subject.name)).collect()
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark's answer goes to standard output")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -117,6 +117,16 @@ impl Filter<'_> {
             };
             return size.is_some_and(|size| size >= *least_bytes && !except.contains(&size));
         }
+        // A library function may end in a jump to free; the return address is then that of its own caller. What a
+        // workload frees it has allocated itself.
+        let born_at = match call {
+            Call::Free { old: Named::Live { born_at, .. } } => Some(*born_at),
+            _ => None,
+        };
+        self.leaf(stack) && born_at.is_none_or(|born_at| self.leaf(born_at))
+    }
+
+    fn leaf(&mut self, stack: StackId) -> bool {
         if let Some(known) = self.stacks.get(&stack) {
             return *known;
         }

@@ -7,8 +7,18 @@ use std::path::{Path, PathBuf};
 
 /// The state letter of a process (`R`, `S`, `T`, `t`, `Z`…); `None` when it is gone.
 pub fn state(pid: u32) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_in(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn state_in(stat: &Path) -> Option<char> {
+    let text = std::fs::read_to_string(stat).ok()?;
     text[text.rfind(')')? + 1..].trim_start().chars().next()
+}
+
+/// The state letters of all threads of a process; empty when it is gone.
+pub fn thread_states(pid: u32) -> Vec<char> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks.flatten().filter_map(|task| state_in(&task.path().join("stat"))).collect()
 }
 
 /// Parent of a process.

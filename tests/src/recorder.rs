@@ -151,8 +151,8 @@ pub struct Totals {
     pub alloc_bytes: u64,
     /// Requests refused.
     pub failed_count: u64,
-    /// Events lost.
-    pub lost_count: u64,
+    /// Events lost; null where losses cannot be told apart by process or domain.
+    pub lost_count: Option<u64>,
     /// Frees of addresses never seen allocated.
     pub free_before_recording_count: u64,
     /// Frees of dead addresses.
@@ -170,6 +170,8 @@ pub struct Totals {
 pub struct DomainInfo {
     /// Its name.
     pub name: String,
+    /// Whether totals count it: allocators on top of others are left out.
+    pub in_totals: bool,
     /// Its totals.
     #[serde(flatten)]
     pub totals: Totals,
@@ -182,8 +184,8 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// File name of the executable.
     pub name: String,
-    /// Argument list: a list, or one text.
-    pub command: Value,
+    /// Argument list.
+    pub command: Vec<String>,
     /// Its totals.
     #[serde(flatten)]
     pub totals: Totals,

@@ -31,14 +31,14 @@ fn names(info: &Info) -> Vec<&str> {
 fn gcc_and_what_it_starts() {
     let Some(_live) = live() else { return };
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let counter = Counter::default();
-    let line: Vec<String> = counter.prefix().into_iter().chain(gcc(&dir.path().join("out.o"))).collect();
+    let preload = Counter::default();
+    let line: Vec<String> = preload.prefix().into_iter().chain(gcc(&dir.path().join("out.o"))).collect();
     let (recording, info) = record(&line, &[]);
     let observed = observe(&recording.trace, &Own::Modules);
     loss_free(&observed, &info);
     possible(&observed);
     agrees(&observed, &info);
-    let images = counter.images();
+    let images = preload.images();
     assert_eq!(images.len(), 3, "gcc, cc1plus, as: {images:#?}");
     for image in images {
         let name = image.executable.file_name().expect("a file has a name").to_string_lossy().into_owned();
@@ -60,9 +60,11 @@ fn the_process_table_says_who_is_who() {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let (recording, info) = record(&gcc(&dir.path().join("out.o")), &[]);
     let names = names(&info);
-    assert!(names.contains(&"cc1plus") && names.contains(&"as"), "{names:?}");
+    // The name is that of the file executed: `as` is a link to x86_64-linux-gnu-as.
+    let assembler = names.iter().any(|name| *name == "as" || name.ends_with("-as"));
+    assert!(names.contains(&"cc1plus") && assembler, "{names:?}");
     let row = info.processes.iter().find(|process| process.name == "cc1plus").expect("it is there");
-    assert!(row.command.to_string().contains("small.cpp"), "{}", row.command);
+    assert!(row.command.iter().any(|argument| argument.ends_with("small.cpp")), "{:?}", row.command);
     let observed = observe(&recording.trace, &Own::Modules);
     let cc1plus = observed.tables.processes.iter().find(|process| process.name == "cc1plus").expect("it is there");
     // cc1plus is the image that an exec made of what gcc forked.
@@ -92,8 +94,8 @@ fn no_follow_records_the_first_process_alone() {
 fn only_records_processes_of_that_name() {
     let Some(_live) = live() else { return };
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let counter = Counter::default();
-    let line: Vec<String> = counter.prefix().into_iter().chain(gcc(&dir.path().join("out.o"))).collect();
+    let preload = Counter::default();
+    let line: Vec<String> = preload.prefix().into_iter().chain(gcc(&dir.path().join("out.o"))).collect();
     let (recording, info) = record(&line, &["--only", "cc1plus"]);
     let with_calls: Vec<&str> =
         info.processes.iter().filter(|process| process.totals.alloc_count > 0).map(|row| row.name.as_str()).collect();
@@ -101,7 +103,7 @@ fn only_records_processes_of_that_name() {
     let observed = observe(&recording.trace, &Own::Modules);
     possible(&observed);
     loss_free(&observed, &info);
-    let counted = counter.image("cc1plus").all;
+    let counted = preload.image("cc1plus").all;
     let libc = observed.replay.sum_where(|_, domain| observed.tables.domains[domain.index()].name.starts_with("libc"));
     assert_eq!(libc.counts.alloc_count, counted.alloc_count);
     assert_eq!(libc.counts.free_count, counted.free_count);

@@ -205,7 +205,7 @@ fn under_timeout() {
 
 const MAKEFILE: &str = "\
 all: a.o b.o c.o d.o below
-%.o: source.c
+a.o b.o c.o d.o: source.c
 \tgcc -O1 -c $< -o $@
 below:
 \t+$(BELOW) $(MAKE) --no-print-directory -C sub
@@ -213,7 +213,7 @@ below:
 ";
 const SUB_MAKEFILE: &str = "\
 all: e.o f.o
-%.o: ../source.c
+e.o f.o: ../source.c
 \tgcc -O0 -c $< -o $@
 ";
 

@@ -138,7 +138,8 @@ fn allocators_of_their_own() {
     for (name, arguments) in [
         ("own_malloc", &[][..]),
         ("own_malloc", &["realloc"]),
-        ("own_new", &[]),
+        ("own_new", &["new"]),
+        ("own_new", &["malloc"]),
         ("prefixed-je", &[]),
         ("prefixed-mi", &[]),
         ("prefixed-tc", &[]),

@@ -120,8 +120,11 @@ pub struct Replay {
     next_block: u64,
     last: Option<(u64, u64)>,
     last_of_thread: HashMap<ThreadId, u64>,
+    kinds: HashMap<String, usize>,
     /// Everything that cannot have happened, as sentences. Empty in a good trace.
     pub violations: Vec<String>,
+    /// Times that step back further than the format promises: within a thread at all, across threads by 1 µs.
+    pub time_violations: Vec<String>,
     /// Events lost, as the trace says.
     pub lost_count: u64,
     /// Births at live addresses.
@@ -275,9 +278,18 @@ impl Replay {
     }
 
     fn violation(&mut self, event: &Event, what: &str) {
-        // The first ones tell; a broken trace would fill memory with the rest.
-        if self.violations.len() < 20 {
+        // The first ones of a kind tell; a broken trace would fill memory with the rest.
+        let kind: String = what.chars().filter(|letter| !letter.is_ascii_hexdigit()).collect();
+        let seen = self.kinds.entry(kind).or_default();
+        *seen += 1;
+        if *seen <= 3 {
             self.violations.push(format!("{what}: {event:?}"));
+        }
+    }
+
+    fn time_violation(&mut self, event: &Event, what: &str) {
+        if self.time_violations.len() < 5 {
+            self.time_violations.push(format!("{what}: {event:?}"));
         }
     }
 
@@ -287,14 +299,14 @@ impl Replay {
                 self.violation(event, "the sequence does not grow");
             }
             if event.time_ns + 1000 <= time_ns {
-                self.violation(event, &format!("time steps back by {} ns", time_ns - event.time_ns));
+                self.time_violation(event, &format!("time steps back by {} ns", time_ns - event.time_ns));
             }
         }
         let latest = self.last.map_or(0, |(_, time_ns)| time_ns).max(event.time_ns);
         self.last = Some((event.sequence.0, latest));
         let of_thread = self.last_of_thread.insert(event.thread, event.time_ns);
         if of_thread.is_some_and(|before| before > event.time_ns) {
-            self.violation(event, "time steps back within a thread");
+            self.time_violation(event, "time steps back within a thread");
         }
     }
 
