@@ -117,7 +117,7 @@ impl RecordingArgs {
             following: Following { children: !self.no_follow, only: self.only.clone() },
             duration: self.duration,
             addresses: !self.no_addresses,
-            recorder: concat!("heaptape ", env!("CARGO_PKG_VERSION")).to_owned(),
+            recorder: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }

@@ -16,7 +16,7 @@ use trace_format::table::{EntryKind, ResultProbe};
 
 use crate::{
     allocators::{Operation, Semantics},
-    kernel::{Hook, Kernel, Link},
+    kernel::{Hook, Kernel, Link, Wanted},
     notice::{CodeRange, ModuleFile, Plan, PlannedRow, ProbeReport},
     placement::{ArgLocation, ArgRegister, KernelRules, Placement},
     target::{
@@ -39,6 +39,12 @@ struct PlacedProbe {
     module: Arc<ModuleFile>,
     offset: u64,
     lease: Arc<Lease>,
+}
+
+impl PlacedProbe {
+    fn wanted(&self) -> Wanted {
+        Wanted { hook: self.hook, offset: self.offset, cookie: self.lease.0 }
+    }
 }
 
 /// What stands in a process.
@@ -102,11 +108,10 @@ impl Placer {
                 continue;
             };
             let name = found.domain_name(domain);
-            for function in &domain.functions {
-                let site = Site { pid, number, domain, name: &name, file: &file };
-                let report = site.place(kernel, &module.file.image, function, placed, &mut plan.rows, &mut links);
-                plan.probes.push(report);
-            }
+            let site = Site { pid, number, domain, name: &name, file: &file };
+            let prepared: Vec<Prepared> =
+                domain.functions.iter().map(|function| site.prepare(kernel, &module.file.image, function)).collect();
+            site.attach(kernel, prepared, placed, &mut plan, &mut links);
             plan.probes.extend(domain.left_out.iter().map(|left| ProbeReport {
                 module: Arc::clone(&file),
                 symbol: left.name.clone(),
@@ -125,10 +130,13 @@ impl Placer {
     /// Places in a forked child what stands in its parent. The breakpoints are in its memory already, but the kernel
     /// runs our programs only for processes that a link names.
     pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, placed: &Placed) -> Vec<Link> {
-        let attach = |probe: &PlacedProbe| {
-            kernel.attach(probe.hook, &descriptor_path(&probe.module)?, probe.offset, pid, probe.lease.0).ok()
-        };
-        placed.probes.iter().filter_map(attach).collect()
+        let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
+        for probe in &placed.probes {
+            if let Some(path) = descriptor_path(&probe.module) {
+                by_file.entry(path).or_default().push(probe.wanted());
+            }
+        }
+        by_file.iter().filter_map(|(path, wanted)| kernel.attach(path, pid, wanted).ok()).flatten().collect()
     }
 
     /// Removes the probes of a process that is gone or let go of, in the background.
@@ -218,16 +226,16 @@ struct Site<'a> {
     file: &'a Arc<ModuleFile>,
 }
 
+/// A function whose probes are ready to be placed, or cannot be.
+struct Prepared {
+    report: ProbeReport,
+    kind: EntryKind,
+    probes: Vec<PlacedProbe>,
+}
+
 impl Site<'_> {
-    fn place(
-        &self,
-        kernel: &mut Kernel,
-        image: &crate::elf::ElfImage,
-        function: &PlannedFunction,
-        placed: &mut Placed,
-        rows: &mut Vec<PlannedRow>,
-        links: &mut Vec<Link>,
-    ) -> ProbeReport {
+    /// Works out the probes of a function and gives it a descriptor. No probes: the report says why.
+    fn prepare(&self, kernel: &mut Kernel, image: &crate::elf::ElfImage, function: &PlannedFunction) -> Prepared {
         let mut report = ProbeReport {
             module: Arc::clone(self.file),
             symbol: function.name().to_owned(),
@@ -239,82 +247,105 @@ impl Site<'_> {
             reason: String::new(),
             placed: false,
         };
-        let placement = match &function.entry {
-            Ok(placement) => placement,
-            Err(error) => {
-                report.reason = error.to_string();
-                return report;
-            }
-        };
+        let probes = self.probes(kernel, image, function, &mut report).unwrap_or_else(|reason| {
+            report.reason = reason;
+            Vec::new()
+        });
+        Prepared { report, kind: kind(&function.semantics), probes }
+    }
+
+    fn probes(
+        &self,
+        kernel: &mut Kernel,
+        image: &crate::elf::ElfImage,
+        function: &PlannedFunction,
+        report: &mut ProbeReport,
+    ) -> Result<Vec<PlacedProbe>, String> {
+        let placement = function.entry.as_ref().map_err(ToString::to_string)?;
         report.instruction_offset = placement.offset;
         report.instruction.clone_from(&placement.instruction);
         report.emulated = placement.emulated;
         report.reason.clone_from(&placement.reason);
-        let exits: Vec<u64> = match &function.result {
-            ResultSource::None => Vec::new(),
+        let entry = function.vaddr.wrapping_add(placement.offset.into());
+        let mut hooks = vec![(Hook::Enter, entry)];
+        match &function.result {
+            ResultSource::None => {}
             ResultSource::ReturnProbe => {
                 report.result = ResultProbe::Return;
-                Vec::new()
+                hooks.push((Hook::Leave, entry));
             }
             ResultSource::Exits(exits) => {
                 report.result = ResultProbe::RetInstructions;
-                exits.clone()
+                hooks.extend(exits.iter().map(|exit| (Hook::LeaveAtRet, *exit)));
             }
             ResultSource::Unknown(error) => {
-                report.reason = format!("an exception can leave it, and its ends cannot be found: {error}");
-                return report;
+                return Err(format!("an exception can leave it, and its ends cannot be found: {error}"));
             }
-        };
-        let Some(descriptor) = self.descriptor(function, placement, report.result) else {
-            report.reason = "an argument stands where our programs cannot read it".into();
-            return report;
-        };
-        let row = match kernel.describe(descriptor) {
-            Ok(row) => row,
-            Err(error) => {
-                report.reason = error.to_string();
-                return report;
-            }
-        };
-        let entry = function.vaddr.wrapping_add(placement.offset.into());
-        let mut hooks = vec![(Hook::Enter, entry)];
-        if report.result == ResultProbe::Return {
-            hooks.push((Hook::Leave, entry));
         }
-        hooks.extend(exits.into_iter().map(|exit| (Hook::LeaveAtRet, exit)));
+        let descriptor = self
+            .descriptor(function, placement, report.result)
+            .ok_or("an argument stands where our programs cannot read it")?;
+        let offsets: Vec<(Hook, u64)> = hooks
+            .into_iter()
+            .map(|(hook, vaddr)| {
+                let offset = image.file_offset(vaddr);
+                offset.map(|offset| (hook, offset)).ok_or(format!("no byte of the file is loaded at {vaddr:#x}"))
+            })
+            .collect::<Result<_, _>>()?;
+        let lease = Arc::new(Lease(kernel.describe(descriptor).map_err(|error| error.to_string())?));
+        let probe = |(hook, offset)| PlacedProbe {
+            hook,
+            module: Arc::clone(self.file),
+            offset,
+            lease: Arc::clone(&lease),
+        };
+        Ok(offsets.into_iter().map(probe).collect())
+    }
 
-        let lease = Arc::new(Lease(row));
-        let mut fresh = Vec::new();
-        for (hook, vaddr) in hooks {
-            let (Some(offset), Some(path)) = (image.file_offset(vaddr), descriptor_path(self.file)) else {
-                report.reason = format!("no byte of the file is loaded at {vaddr:#x}");
-                return report;
-            };
-            match kernel.attach(hook, &path, offset, self.pid, row) {
-                Ok(link) => fresh.push((
-                    link,
-                    PlacedProbe { hook, module: Arc::clone(self.file), offset, lease: Arc::clone(&lease) },
-                )),
-                Err(error) => {
-                    report.reason = format!("the kernel refused the probe at file offset {offset:#x}: {error}");
-                    return report;
+    /// Places what was prepared, in one go; where the kernel refuses that, one function after the other.
+    fn attach(
+        &self,
+        kernel: &mut Kernel,
+        prepared: Vec<Prepared>,
+        placed: &mut Placed,
+        plan: &mut Plan,
+        links: &mut Vec<Link>,
+    ) {
+        let path = descriptor_path(self.file);
+        let wanted = |functions: &[Prepared]| -> Vec<Wanted> {
+            functions.iter().flat_map(|function| function.probes.iter().map(PlacedProbe::wanted)).collect()
+        };
+        let mut place = |functions: &[Prepared]| match &path {
+            Some(path) => kernel.attach(path, self.pid, &wanted(functions)),
+            None => Err("its file cannot be opened any more".to_owned()),
+        };
+        let at_once = place(&prepared);
+        let together = at_once.is_ok();
+        links.extend(at_once.into_iter().flatten());
+        for mut function in prepared {
+            if !function.probes.is_empty() && !together {
+                match place(std::slice::from_ref(&function)) {
+                    Ok(own) => links.extend(own),
+                    Err(error) => {
+                        function.report.reason = format!("the kernel refused the probe: {error}");
+                        function.probes.clear();
+                    }
                 }
             }
+            if let Some(probe) = function.probes.first() {
+                function.report.placed = true;
+                plan.rows.push(PlannedRow {
+                    row: probe.lease.0,
+                    local_domain: self.number,
+                    domain: self.name.to_owned(),
+                    module: Arc::clone(self.file),
+                    symbol: function.report.symbol.clone(),
+                    kind: function.kind,
+                });
+            }
+            placed.probes.append(&mut function.probes);
+            plan.probes.push(function.report);
         }
-        for (link, probe) in fresh {
-            links.push(link);
-            placed.probes.push(probe);
-        }
-        report.placed = true;
-        rows.push(PlannedRow {
-            row,
-            local_domain: self.number,
-            domain: self.name.to_owned(),
-            module: Arc::clone(self.file),
-            symbol: function.name().to_owned(),
-            kind: kind(&function.semantics),
-        });
-        report
     }
 
     fn descriptor(&self, function: &PlannedFunction, placement: &Placement, result: ResultProbe) -> Option<Descriptor> {

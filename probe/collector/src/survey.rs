@@ -45,7 +45,10 @@ pub fn machine() -> Survey {
     let tuning = Tuning { ring_bytes: 1 << 16, lossless: false, max_frames: 0, free_stacks: false, floor: false };
     let kernel = machine::kernel_release();
     match Kernel::load(tuning) {
-        Ok(_) => Survey { kernel, refusal: None, link_kind: None },
+        Ok((loaded, _)) => {
+            let link_kind = Some(loaded.link_kind().name().to_owned());
+            Survey { kernel, refusal: None, link_kind }
+        }
         Err(error) => Survey { kernel, refusal: Some(error.to_string()), link_kind: None },
     }
 }

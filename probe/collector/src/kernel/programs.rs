@@ -6,7 +6,7 @@
 use std::{
     fs,
     num::NonZeroU32,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -22,8 +22,11 @@ use probe_abi::{
     Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, PENDING_DEPTH, Pending, Record, THREAD_SLOTS, ThreadState,
 };
 
-use super::ring::Ring;
-use crate::error::CollectError;
+use super::{
+    multi::{MultiPrograms, Point},
+    ring::Ring,
+};
+use crate::{error::CollectError, machine};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../heaptape.bpf.o");
 
@@ -89,6 +92,8 @@ pub enum Hook {
 }
 
 impl Hook {
+    const ALL: [Self; 4] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap];
+
     fn program(self, floor: bool) -> &'static str {
         match (self, floor) {
             (Self::LinkMap, _) => "link_map",
@@ -101,8 +106,43 @@ impl Hook {
     }
 }
 
-/// A placed probe; dropping it removes the probe, which waits for a grace period of the kernel (up to a second).
-pub struct Link(#[expect(dead_code, reason = "held for its drop")] UProbeLink);
+/// One or more placed probes; dropping it removes them, which waits for a grace period of the kernel.
+pub enum Link {
+    /// All probes of a hook in a file.
+    Multi(OwnedFd),
+    /// One probe.
+    Single(UProbeLink),
+}
+
+/// The kind of links in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// One link for many probes (Linux 6.6). Runs for one process, also where others share its memory.
+    Multi,
+    /// One perf event for each probe. Runs for whoever shares the memory of the process.
+    Perf,
+}
+
+impl LinkKind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Multi => "uprobe_multi",
+            Self::Perf => "perf event",
+        }
+    }
+}
+
+/// A probe to place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it runs.
+    pub hook: Hook,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Row of the descriptor table.
+    pub cookie: u32,
+}
 
 /// How the programs behave; see `probe_abi::Control`.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +176,7 @@ impl Tuning {
 /// The kernel side, loaded.
 pub struct Kernel {
     ebpf: Ebpf,
+    multi: Option<MultiPrograms>,
     tuning: Tuning,
     control: Array<MapData, Row<Control>>,
     slots: Array<MapData, Row<ThreadState>>,
@@ -182,20 +223,10 @@ impl Kernel {
             .map_max_entries("RING", tuning.ring_bytes as u32)
             .load(OBJECT)
             .map_err(|error| missing(explain(&error)))?;
-        for name in ["enter", "leave", "leave_at_ret", "link_map", "empty", "empty_return"] {
-            let wanted = match name {
-                "empty" | "empty_return" => tuning.floor,
-                "link_map" => true,
-                _ => !tuning.floor,
-            };
-            if wanted {
-                let program: &mut UProbe = ebpf
-                    .program_mut(name)
-                    .expect("the embedded object has this program")
-                    .try_into()
-                    .expect("it is a uprobe");
-                program.load().map_err(|error| missing(explain(&error)))?;
-            }
+        let fds = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?))).collect();
+        let multi = if kernel_version() >= (6, 6) { load_multi(&fds, tuning.floor).ok() } else { None };
+        if multi.is_none() {
+            load_perf(&mut ebpf, tuning.floor)?;
         }
         let mut take = |name: &str| ebpf.take_map(name).expect("the embedded object has this map");
         let control_map = take("CONTROL");
@@ -217,6 +248,7 @@ impl Kernel {
             descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,
             rows: RowTable::default(),
             guardian,
+            multi,
             ebpf,
             tuning,
         };
@@ -249,30 +281,49 @@ impl Kernel {
         self.rows.free.extend(rows);
     }
 
-    /// Places a probe of process `pid` at a file offset.
+    /// The kind of links in use.
+    pub fn link_kind(&self) -> LinkKind {
+        if self.multi.is_some() { LinkKind::Multi } else { LinkKind::Perf }
+    }
+
+    /// Places probes of process `pid` in a file: all of them, or none.
     ///
     /// # Errors
-    /// The kernel's refusal.
-    pub fn attach(
-        &mut self,
-        hook: Hook,
-        file: &Path,
-        offset: u64,
-        pid: u32,
-        cookie: u32,
-    ) -> Result<Link, aya::programs::ProgramError> {
+    /// The kernel's refusal of one of them, in words.
+    pub fn attach(&mut self, file: &Path, pid: u32, probes: &[Wanted]) -> Result<Vec<Link>, String> {
+        let floor = self.tuning.floor;
+        let Some(multi) = &mut self.multi else {
+            return probes.iter().map(|probe| self.attach_one(file, pid, *probe)).collect();
+        };
+        let mut links = Vec::new();
+        for hook in Hook::ALL {
+            let of_hook = probes.iter().filter(|probe| probe.hook == hook);
+            let points: Vec<Point> =
+                of_hook.map(|probe| Point { offset: probe.offset, cookie: u64::from(probe.cookie) }).collect();
+            if !points.is_empty() {
+                let link = multi
+                    .link(hook.program(floor), hook == Hook::Leave, file, pid, &points)
+                    .map_err(|error| error.to_string())?;
+                links.push(Link::Multi(link));
+            }
+        }
+        Ok(links)
+    }
+
+    fn attach_one(&mut self, file: &Path, pid: u32, probe: Wanted) -> Result<Link, String> {
         let program: &mut UProbe = self
             .ebpf
-            .program_mut(hook.program(self.tuning.floor))
+            .program_mut(probe.hook.program(self.tuning.floor))
             .expect("the embedded object has this program")
-            .try_into()?;
+            .try_into()
+            .expect("it is a uprobe");
         let point = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(offset),
-            cookie: Some(u64::from(cookie)),
+            location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
+            cookie: Some(u64::from(probe.cookie)),
         };
         let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).expect("no process has pid 0"));
-        let id = program.attach(point, file, scope)?;
-        Ok(Link(program.take_link(id)?))
+        let link = program.attach(point, file, scope).and_then(|id| program.take_link(id));
+        link.map(Link::Single).map_err(|error| explain(&error))
     }
 
     /// Why our programs stopped a thread, if they did; forgets it.
@@ -307,13 +358,12 @@ impl Kernel {
     /// Runs of our programs that the kernel skipped, and time and runs where the kernel keeps them.
     pub fn program_costs(&self) -> ProgramCosts {
         let mut costs = ProgramCosts::default();
-        for (_, program) in self.ebpf.programs() {
-            let Ok(fd) = program.fd() else { continue };
-            if let Some(info) = program_info(fd.as_fd().as_raw_fd()) {
-                costs.missed_run_count += info.recursion_misses;
-                costs.run_time_ns += info.run_time_ns;
-                costs.run_count += info.run_cnt;
-            }
+        let of_perf = self.ebpf.programs().filter_map(|(_, program)| Some(program.fd().ok()?.as_fd().as_raw_fd()));
+        let of_multi = self.multi.iter().flat_map(MultiPrograms::loaded);
+        for info in of_perf.chain(of_multi).filter_map(program_info) {
+            costs.missed_run_count += info.recursion_misses;
+            costs.run_time_ns += info.run_time_ns;
+            costs.run_count += info.run_cnt;
         }
         costs
     }
@@ -321,6 +371,39 @@ impl Kernel {
     /// The control and the stop map, for the guardian.
     pub fn guardian_maps(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.guardian.0.as_fd(), self.guardian.1.as_fd())
+    }
+}
+
+/// Loads the programs that every recording needs, as `uprobe_multi`.
+fn load_multi(maps: &std::collections::HashMap<String, RawFd>, floor: bool) -> std::io::Result<MultiPrograms> {
+    let mut multi = MultiPrograms::prepare(OBJECT, maps)?;
+    for hook in [Hook::Enter, Hook::Leave, Hook::LinkMap] {
+        multi.load(hook.program(floor))?;
+    }
+    Ok(multi)
+}
+
+/// Loads all programs through aya, for perf links.
+fn load_perf(ebpf: &mut Ebpf, floor: bool) -> Result<(), CollectError> {
+    let names: std::collections::BTreeSet<&str> = Hook::ALL.iter().map(|hook| hook.program(floor)).collect();
+    for name in names {
+        let program: &mut UProbe = ebpf
+            .program_mut(name)
+            .expect("the embedded object has this program")
+            .try_into()
+            .expect("it is a uprobe");
+        program.load().map_err(|error| missing(explain(&error)))?;
+    }
+    Ok(())
+}
+
+/// Descriptor of a map of any of the kinds we have.
+fn map_fd(map: &Map) -> Option<RawFd> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
+            Some(data.fd().as_fd().as_raw_fd())
+        }
+        _ => None,
     }
 }
 
@@ -378,16 +461,20 @@ fn check_machine() -> Result<(), CollectError> {
             "recording needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN): run it with sudo",
         ));
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 1) {
-        return Err(missing(format!("recording needs Linux 6.1 or newer, this is {}", release.trim())));
+    if kernel_version() < (6, 1) {
+        return Err(missing(format!("recording needs Linux 6.1 or newer, this is {}", machine::kernel_release())));
     }
     if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
         return Err(missing("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): use a kernel built with them"));
     }
     Ok(())
+}
+
+/// Major and minor version of the running kernel.
+fn kernel_version() -> (u32, u32) {
+    let release = machine::kernel_release();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether the effective capabilities suffice (`CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`, `CAP_PERFMON`, `CAP_BPF`).

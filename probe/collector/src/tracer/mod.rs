@@ -37,7 +37,7 @@ pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signa
 use self::ptrace::{Gated, Wait};
 use crate::{
     CollectError,
-    kernel::{Hook, Kernel, Link, RingGauge},
+    kernel::{Hook, Kernel, Link, LinkKind, RingGauge, Wanted},
     machine,
     notice::{Notice, What},
     placer::{Placed, Placer},
@@ -122,7 +122,7 @@ struct Process {
     placed: Placed,
     links: Vec<Link>,
     /// The probe on the dynamic linker's report.
-    link_map: Option<Link>,
+    link_map: Vec<Link>,
 }
 
 pub(crate) struct Tracer {
@@ -364,7 +364,9 @@ impl Tracer {
             let mut process = Process { recorded, borrowed_memory: shares, ..Process::default() };
             if recorded {
                 self.start_notice(child, Some(parent), Origin::Fork, shares);
-                if !shares && let Some(parent) = self.processes.get(&parent) {
+                // Links of the multi kind run for one process only, even where another shares its memory.
+                let own_links = !shares || self.kernel.link_kind() == LinkKind::Multi;
+                if own_links && let Some(parent) = self.processes.get(&parent) {
                     process.placed = parent.placed.clone();
                     process.links = self.placer.again(&mut self.kernel, child, &process.placed);
                 }
@@ -467,10 +469,11 @@ impl Tracer {
 
     fn hook_link_map(&mut self, pid: u32) {
         let Some((file, offset)) = self.placer.link_map_hook(pid) else { return };
-        match self.kernel.attach(Hook::LinkMap, &file, offset, pid, 0) {
+        let wanted = [Wanted { hook: Hook::LinkMap, offset, cookie: 0 }];
+        match self.kernel.attach(&file, pid, &wanted) {
             Ok(link) => {
                 if let Some(process) = self.processes.get_mut(&pid) {
-                    process.link_map = Some(link);
+                    process.link_map = link;
                 }
             }
             Err(error) => self.tell(What::Warning(format!(
