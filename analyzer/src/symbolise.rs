@@ -28,6 +28,10 @@ use binary::Binary;
 use functions::Functions;
 use lines::{LineSections, Lines};
 
+/// Frames in a module from which on its separate debug file is worth opening: such files are large and compressed, and a
+/// handful of frames in the C library need no lines.
+const WORTH_A_DEBUG_FILE: usize = 64;
+
 /// Names code addresses from binaries.
 #[derive(Debug)]
 pub struct Symboliser {
@@ -100,7 +104,7 @@ impl Symbolise for Symboliser {
 /// Names the addresses of one module, sorted.
 fn name_module(binary: &Binary, wanted: &[(u64, FrameId)], symbols: &mut [FrameSymbols]) {
     let functions = Functions::of(binary);
-    let sections = LineSections::of(binary);
+    let sections = LineSections::of(binary, wanted.len() >= WORTH_A_DEBUG_FILE);
     let lines = sections.as_ref().and_then(Lines::of);
     let mut readable: HashMap<Vec<u8>, Demangled> = HashMap::new();
     for &(address, frame) in wanted {

@@ -15,9 +15,10 @@ use super::demangle::demangle;
 pub(super) struct LineSections<'data>(DwarfSections<Cow<'data, [u8]>>);
 
 impl<'data> LineSections<'data> {
-    /// Sections of the binary, else of its separate debug file; none without DWARF.
-    pub(super) fn of(binary: &'data Binary) -> Option<Self> {
-        [binary.elf(), binary.debug_elf()].into_iter().flatten().find_map(|elf| load(&elf))
+    /// Sections of the binary, else of its separate debug file where that is wanted; none without DWARF.
+    pub(super) fn of(binary: &'data Binary, separate: bool) -> Option<Self> {
+        let own = binary.elf().and_then(|elf| load(&elf));
+        if own.is_some() || !separate { own } else { binary.debug_elf().and_then(|elf| load(&elf)) }
     }
 }
 

@@ -44,6 +44,8 @@ use crate::{
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long a launched program may take to end by itself after a signal that it probably got too.
 const GRACE: Duration = Duration::from_millis(500);
+/// Compression while recording: the fastest; every saved microsecond is the target's.
+const ZSTD_LEVEL: i32 = 1;
 /// Precision of event times.
 const TICK_NS: u32 = 64;
 
@@ -154,7 +156,7 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
 
     let header = header(subject, options);
     let start_ns = header.start_monotonic_ns;
-    let settings = WriterOptions { addresses: options.addresses, ..WriterOptions::default() };
+    let settings = WriterOptions { addresses: options.addresses, zstd_level: ZSTD_LEVEL, ..WriterOptions::default() };
     let writer = TraceWriter::create(sink, &options.output, &header, settings)?;
     let progress = Arc::new(Progress::default());
     let intake = Intake::new(writer, start_ns, Arc::clone(&progress));

@@ -53,8 +53,13 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     };
     let thread = unsafe { &mut *thread };
     let slot = regs.rsp.wrapping_add(descriptor.stack_adjust as u64);
-    // The page was written by the call itself; should the kernel have moved it since, the event counts all the same.
-    let mut return_address = unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }.unwrap_or(0);
+    // A call that only returns something tells its return address then; the others, and stack walks, need it now. The page
+    // was written by the call itself; should the kernel have moved it since, the event counts all the same.
+    let later = thread.depth == 0 && control.max_frames == 0 && descriptor.action == Action::Alloc as u8;
+    let mut return_address = 0;
+    if !later {
+        return_address = unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }.unwrap_or(0);
+    }
     let mut outer_domain = 0;
     let mut nested = false;
     if thread.depth > 0 && drop_gone(tid, slot, cookie) > 0 {
@@ -169,7 +174,7 @@ pub(crate) fn leave(regs: &pt_regs, slot: u64, shared: bool) {
         tid,
         descriptor: call.descriptor,
         outer_domain: call.outer_domain,
-        return_address: call.return_address,
+        return_address: if call.return_address == 0 { regs.rip } else { call.return_address },
         cfa: slot + 8,
         pointer,
         size: call.size,
