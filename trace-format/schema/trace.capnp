@@ -72,7 +72,7 @@ struct Chunk {
   blockCount @3 :UInt32;           # births in it
   firstTick @4 :UInt64;            # time of its first event
   tickNs @5 :UInt32;               # ns per tick, at least 1 (the same in all chunks; here so that a chunk decodes alone)
-  withoutAddresses @6 :Bool;       # births have no address (0); frees of unknown or dead addresses still have
+  withoutAddresses @6 :Bool;       # births have no recall and no address (0); frees of unknown addresses still have
   columns @7 :List(Column);        # at most one of a kind
   dictionary @8 :Dictionary;       # rows new since the chunk before
 }
@@ -90,16 +90,24 @@ const columnShapes :UInt16 = 1;
 const columnShape :UInt16 = 2;         # all: index of the event's shape. varint.
 const columnThread :UInt16 = 3;        # all: thread id. runs.
 const columnTime :UInt16 = 4;          # all: ticks since the event before (the first: since firstTick), zigzag. varint.
-const columnStack :UInt16 = 5;         # all: stack id. varint.
+const columnStack :UInt16 = 5;         # all: stack id less that of the event before (at first 0), zigzag. varint.
 const columnSize :UInt16 = 6;          # bytes requested. varint.
 const columnAddress :UInt16 = 7;
-  # Address of a birth, or the address given to a free of an unknown or dead block: rotated right by 4 bits (aligned
-  # addresses lose their zeros), less that of the event with an address before (at first 0), zigzag. varint.
+  # Address of a birth whose rank is 16, or the address given to a free of an unknown or dead block: rotated right by 4
+  # bits (aligned addresses lose their zeros), less the one before in this column (at first 0), zigzag. varint.
 const columnLink :UInt16 = 8;
   # Which block dies: births since its own + 2 (the block born last: 2). 0: the address is unknown, 1: its block is dead
   # already; both have an address. varint.
 const columnAlignment :UInt16 = 9;     # bytes. varint.
 const columnExtra :UInt16 = 10;        # operands of the rare codes, see there. varint.
+const columnRecall :UInt16 = 11;
+  # Rank of a birth's address in its list of addresses that were freed lately, 0 to 15, or 16 if it is not in it; then the
+  # address is in its own column. varint.
+  # There are 512 lists of 16 rotated addresses each, all 0 when a chunk begins. The list of a thread and a size is number
+  #   (class + thread mod 512 × 61) mod 512,   class = max(2, (size + 23, at most 2^64 - 1) div 16) mod 512.
+  # A death of a block that was born in this chunk puts its address in front of the list of the *dying* event's thread and
+  # of the size at its birth; the last falls out. A birth with a rank takes the address out of its list; those behind it
+  # move up and a 0 comes in at the end.
 
 # Reserved for what comes next; readers of version 1 skip them.
 const columnKept :UInt16 = 32;
@@ -119,13 +127,13 @@ const encodingRuns :UInt16 = 2;        # pairs of varints: value · how often it
 # Op codes. In brackets the columns that the code takes a value from, in this order, beside those that all events have;
 # `(e)` the shape names an entry, `(d)` it may name a domain. A reader takes an event of another code as "unknown": it has
 # values in the columns of all events and in none of the others of version 1, so that order and time stay whole.
-const opAlloc :UInt8 = 1;              # (e)(d) [size, address] a block is born; alignment 0
-const opAllocAligned :UInt8 = 2;       # (e)(d) [size, address, alignment]
+const opAlloc :UInt8 = 1;              # (e)(d) [size, recall, address if rank 16] a block is born; alignment 0
+const opAllocAligned :UInt8 = 2;       # (e)(d) [size, recall, address if rank 16, alignment]
 const opAllocFailed :UInt8 = 3;        # (e) [size] NULL was returned
 const opFree :UInt8 = 4;               # (e) [link, address if link is 0 or 1]
 const opReallocBegin :UInt8 = 5;       # (e) [link, address if link is 0 or 1, size] the old block dies
-const opReallocEnd :UInt8 = 6;         # (e) [size, address] the new block is born
-const opReallocEndSame :UInt8 = 7;     # (e) [address] as before; size is that of the last reallocBegin in this chunk
+const opReallocEnd :UInt8 = 6;         # (e) [size, recall, address if rank 16] the new block is born
+const opReallocEndSame :UInt8 = 7;     # (e) [recall, address if rank 16] as before; size is that of the last reallocBegin in this chunk
 const opReallocFailed :UInt8 = 8;      # (e) the old block lives on
 const opReallocFreed :UInt8 = 9;       # (e) it was a free
 const opMissedFree :UInt8 = 10;        # [link, at least 2]

@@ -18,6 +18,7 @@ pub(crate) struct Columns {
     pub(crate) link: Vec<u8>,
     pub(crate) alignment: Vec<u8>,
     pub(crate) extra: Vec<u8>,
+    pub(crate) recall: Vec<u8>,
 }
 
 impl Columns {
@@ -34,6 +35,7 @@ impl Columns {
             &mut self.link,
             &mut self.alignment,
             &mut self.extra,
+            &mut self.recall,
         ] {
             column.clear();
         }
@@ -42,7 +44,7 @@ impl Columns {
     /// Kind, encoding and bytes of each column that is not empty.
     pub(crate) fn finished(&self) -> Vec<(u16, u16, &[u8])> {
         use schema as s;
-        let columns: [(u16, u16, &[u8]); 10] = [
+        let columns: [(u16, u16, &[u8]); 11] = [
             (s::COLUMN_SHAPES, s::ENCODING_VARINT, &self.shapes),
             (s::COLUMN_SHAPE, s::ENCODING_VARINT, &self.shape),
             (s::COLUMN_THREAD, s::ENCODING_RUNS, &self.thread.bytes),
@@ -53,6 +55,7 @@ impl Columns {
             (s::COLUMN_LINK, s::ENCODING_VARINT, &self.link),
             (s::COLUMN_ALIGNMENT, s::ENCODING_VARINT, &self.alignment),
             (s::COLUMN_EXTRA, s::ENCODING_VARINT, &self.extra),
+            (s::COLUMN_RECALL, s::ENCODING_VARINT, &self.recall),
         ];
         columns.into_iter().filter(|(_, _, bytes)| !bytes.is_empty()).collect()
     }
@@ -131,6 +134,7 @@ pub(crate) struct FoundColumns<'a> {
     pub(crate) link: &'a [u8],
     pub(crate) alignment: &'a [u8],
     pub(crate) extra: &'a [u8],
+    pub(crate) recall: &'a [u8],
 }
 
 impl<'a> FoundColumns<'a> {
@@ -150,6 +154,7 @@ impl<'a> FoundColumns<'a> {
                 s::COLUMN_LINK => (&mut found.link, s::ENCODING_VARINT),
                 s::COLUMN_ALIGNMENT => (&mut found.alignment, s::ENCODING_VARINT),
                 s::COLUMN_EXTRA => (&mut found.extra, s::ENCODING_VARINT),
+                s::COLUMN_RECALL => (&mut found.recall, s::ENCODING_VARINT),
                 _ => continue,
             };
             if column.get_encoding() != encoding {

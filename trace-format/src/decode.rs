@@ -8,6 +8,7 @@ use crate::event::{EndReason, Event, Op, Target};
 use crate::generated::trace_capnp as schema;
 use crate::id::{BlockId, ProcessId, Sequence, StackId, ThreadId};
 use crate::limits::MAX_CHUNK_EVENTS;
+use crate::recall::{RANKS, Recall};
 use crate::shape::{Shape, decode_shapes};
 use crate::table::Tables;
 use crate::varint::{Varints, unzigzag};
@@ -97,6 +98,8 @@ struct Decoder<'a> {
     link: Varints<'a>,
     alignment: Varints<'a>,
     extra: Varints<'a>,
+    ranks: Varints<'a>,
+    recall: Recall,
     bounds: &'a Bounds,
     without_addresses: bool,
     next_block: u64,
@@ -115,6 +118,8 @@ impl<'a> Decoder<'a> {
             link: Varints::new(columns.link, "the column of links"),
             alignment: Varints::new(columns.alignment, "the column of alignments"),
             extra: Varints::new(columns.extra, "the column of extra operands"),
+            ranks: Varints::new(columns.recall, "the column of recalled addresses"),
+            recall: Recall::new(facts.first_block),
             bounds,
             without_addresses: facts.without_addresses,
             next_block: facts.first_block.0,
@@ -131,6 +136,7 @@ impl<'a> Decoder<'a> {
         events: &mut Vec<Event>,
     ) -> Result<(), Damage> {
         let mut tick = facts.first_tick;
+        let mut stack = 0u64;
         let tick_ns = u64::from(facts.tick_ns);
         for index in 0..u64::from(facts.event_count) {
             let number = numbers.next()?;
@@ -139,18 +145,19 @@ impl<'a> Decoder<'a> {
             };
             tick = tick.wrapping_add(unzigzag(self.time.next()?) as u64);
             let thread = self.thread.next()?;
-            let stack = self.stack.next()?;
             if thread >= self.bounds.threads as u64 {
                 return Err(Damage::new(format!("an event names thread {thread} of {}", self.bounds.threads)));
             }
+            stack = stack.wrapping_add(unzigzag(self.stack.next()?) as u64);
             if stack >= self.bounds.stacks as u64 {
                 return Err(Damage::new(format!("an event names stack {stack} of {}", self.bounds.stacks)));
             }
-            let op = self.op(shape)?;
+            let thread = ThreadId(thread as u32);
+            let op = self.op(thread, shape)?;
             events.push(Event {
                 sequence: Sequence(facts.first_sequence.0 + index),
                 time_ns: tick.saturating_mul(tick_ns),
-                thread: ThreadId(thread as u32),
+                thread,
                 stack: StackId(stack as u32),
                 op,
             });
@@ -163,17 +170,17 @@ impl<'a> Decoder<'a> {
     }
 
     #[inline]
-    fn op(&mut self, shape: &Shape) -> Result<Op, Damage> {
+    fn op(&mut self, thread: ThreadId, shape: &Shape) -> Result<Op, Damage> {
         let entry = shape.entry;
         Ok(match shape.code {
             schema::OP_ALLOC => {
                 let size_bytes = self.size.next()?;
-                let address = self.birth_address()?;
+                let address = self.birth_address(thread, size_bytes)?;
                 Op::Alloc { entry, block: self.birth(), size_bytes, alignment_bytes: 0, address, inside: shape.inside }
             }
-            schema::OP_FREE => Op::Free { entry, target: self.target()? },
+            schema::OP_FREE => Op::Free { entry, target: self.target(thread)? },
             schema::OP_REALLOC_BEGIN => {
-                let target = self.target()?;
+                let target = self.target(thread)?;
                 let size_bytes = self.size.next()?;
                 self.realloc_size_bytes = Some(size_bytes);
                 Op::ReallocBegin { entry, target, size_bytes }
@@ -184,27 +191,27 @@ impl<'a> Decoder<'a> {
                 } else {
                     self.realloc_size_bytes.ok_or_else(|| Damage::new("the end of a realloc lacks its size"))?
                 };
-                let address = self.birth_address()?;
+                let address = self.birth_address(thread, size_bytes)?;
                 Op::ReallocEnd { entry, block: self.birth(), size_bytes, address }
             }
-            _ => self.rare_op(shape)?,
+            _ => self.rare_op(thread, shape)?,
         })
     }
 
     #[cold]
-    fn rare_op(&mut self, shape: &Shape) -> Result<Op, Damage> {
+    fn rare_op(&mut self, thread: ThreadId, shape: &Shape) -> Result<Op, Damage> {
         let entry = shape.entry;
         Ok(match shape.code {
             schema::OP_ALLOC_ALIGNED => {
                 let size_bytes = self.size.next()?;
-                let address = self.birth_address()?;
+                let address = self.birth_address(thread, size_bytes)?;
                 let alignment_bytes = self.alignment.next()?;
                 Op::Alloc { entry, block: self.birth(), size_bytes, alignment_bytes, address, inside: shape.inside }
             }
             schema::OP_ALLOC_FAILED => Op::AllocFailed { entry, size_bytes: self.size.next()? },
             schema::OP_REALLOC_FAILED => Op::ReallocFailed { entry },
             schema::OP_REALLOC_FREED => Op::ReallocFreed { entry },
-            schema::OP_MISSED_FREE => match self.target()? {
+            schema::OP_MISSED_FREE => match self.target(thread)? {
                 Target::Block(block) => Op::MissedFree { block },
                 _ => return Err(Damage::new("a missed free names no block")),
             },
@@ -249,22 +256,35 @@ impl<'a> Decoder<'a> {
     }
 
     #[inline]
-    fn birth_address(&mut self) -> Result<u64, Damage> {
-        if self.without_addresses { Ok(0) } else { self.address() }
+    fn birth_address(&mut self, thread: ThreadId, size_bytes: u64) -> Result<u64, Damage> {
+        if self.without_addresses {
+            return Ok(0);
+        }
+        let rank = self.ranks.next()?;
+        if rank > RANKS as u64 {
+            return Err(Damage::new(format!("a birth recalls address {rank} of {RANKS}")));
+        }
+        let (addresses, last) = (&mut self.address, &mut self.last_address);
+        let rotated = self.recall.address(thread, size_bytes, rank as usize, || next_address(addresses, last))?;
+        Ok(rotated.rotate_left(ADDRESS_ALIGNMENT_BITS))
     }
 
     #[inline]
     fn address(&mut self) -> Result<u64, Damage> {
-        self.last_address = self.last_address.wrapping_add(unzigzag(self.address.next()?) as u64);
-        Ok(self.last_address.rotate_left(ADDRESS_ALIGNMENT_BITS))
+        let rotated = next_address(&mut self.address, &mut self.last_address)?;
+        Ok(rotated.rotate_left(ADDRESS_ALIGNMENT_BITS))
     }
 
     #[inline]
-    fn target(&mut self) -> Result<Target, Damage> {
+    fn target(&mut self, thread: ThreadId) -> Result<Target, Damage> {
         match self.link.next()? {
             0 => Ok(Target::Unknown { address: self.address()? }),
             1 => Ok(Target::Dead { address: self.address()? }),
-            link if link - 1 <= self.next_block => Ok(Target::Block(BlockId(self.next_block + 1 - link))),
+            link if link - 1 <= self.next_block => {
+                let block = BlockId(self.next_block + 1 - link);
+                self.recall.death(thread, block);
+                Ok(Target::Block(block))
+            }
             link => Err(Damage::new(format!(
                 "an event names the block born {} births ago, there were only {}",
                 link - 1,
@@ -280,4 +300,11 @@ impl<'a> Decoder<'a> {
         }
         Ok(ProcessId(process))
     }
+}
+
+/// The next address of its column, still rotated.
+#[inline]
+fn next_address(addresses: &mut Varints<'_>, last: &mut u64) -> Result<u64, Damage> {
+    *last = last.wrapping_add(unzigzag(addresses.next()?) as u64);
+    Ok(*last)
 }

@@ -5,6 +5,7 @@ use crate::column::Columns;
 use crate::event::{EndReason, Op, Target};
 use crate::generated::trace_capnp as schema;
 use crate::id::{BlockId, Sequence, StackId, ThreadId};
+use crate::recall::{RANKS, Recall};
 use crate::shape::{Shape, ShapeNumbers};
 use crate::varint::{push_varint, zigzag};
 
@@ -30,8 +31,10 @@ pub(crate) struct ChunkEncoder {
     shapes: ShapeNumbers,
     facts: ChunkFacts,
     tick: u64,
+    stack: StackId,
     address: u64,
     realloc_size_bytes: Option<u64>,
+    recall: Recall,
 }
 
 impl ChunkEncoder {
@@ -49,8 +52,10 @@ impl ChunkEncoder {
                 without_addresses,
             },
             tick: 0,
+            stack: StackId::EMPTY,
             address: 0,
             realloc_size_bytes: None,
+            recall: Recall::new(BlockId(0)),
         }
     }
 
@@ -87,7 +92,9 @@ impl ChunkEncoder {
         self.shapes.clear();
         self.facts =
             ChunkFacts { first_sequence: sequence, event_count: 0, first_block: block, block_count: 0, ..self.facts };
+        self.stack = StackId::EMPTY;
         self.address = 0;
+        self.recall.clear(block);
         self.realloc_size_bytes = None;
     }
 
@@ -102,19 +109,20 @@ impl ChunkEncoder {
         push_varint(&mut self.columns.time, zigzag(tick.wrapping_sub(self.tick) as i64));
         self.tick = tick;
         self.columns.thread.push(u64::from(thread.0));
-        push_varint(&mut self.columns.stack, u64::from(stack.0));
-        let shape = self.operands(op);
+        push_varint(&mut self.columns.stack, zigzag(i64::from(stack.0) - i64::from(self.stack.0)));
+        self.stack = stack;
+        let shape = self.operands(thread, op);
         let number = self.shapes.number(shape, &mut self.columns.shapes);
         push_varint(&mut self.columns.shape, u64::from(number));
         self.facts.event_count += 1;
     }
 
     #[inline]
-    fn operands(&mut self, op: &Op) -> Shape {
+    fn operands(&mut self, thread: ThreadId, op: &Op) -> Shape {
         match *op {
             Op::Alloc { entry, block: _, size_bytes, alignment_bytes, address, inside } => {
                 push_varint(&mut self.columns.size, size_bytes);
-                self.born_at(address);
+                self.birth(thread, size_bytes, address);
                 let code = if alignment_bytes == 0 {
                     schema::OP_ALLOC
                 } else {
@@ -124,11 +132,11 @@ impl ChunkEncoder {
                 Shape { code, entry, inside }
             }
             Op::Free { entry, target } => {
-                self.target(target);
+                self.target(thread, target);
                 Shape::of_entry(schema::OP_FREE, entry)
             }
             Op::ReallocBegin { entry, target, size_bytes } => {
-                self.target(target);
+                self.target(thread, target);
                 push_varint(&mut self.columns.size, size_bytes);
                 self.realloc_size_bytes = Some(size_bytes);
                 Shape::of_entry(schema::OP_REALLOC_BEGIN, entry)
@@ -140,15 +148,15 @@ impl ChunkEncoder {
                     push_varint(&mut self.columns.size, size_bytes);
                     schema::OP_REALLOC_END
                 };
-                self.born_at(address);
+                self.birth(thread, size_bytes, address);
                 Shape::of_entry(code, entry)
             }
-            _ => self.rare_operands(op),
+            _ => self.rare_operands(thread, op),
         }
     }
 
     #[cold]
-    fn rare_operands(&mut self, op: &Op) -> Shape {
+    fn rare_operands(&mut self, thread: ThreadId, op: &Op) -> Shape {
         let extra = &mut self.columns.extra;
         match *op {
             Op::AllocFailed { entry, size_bytes } => {
@@ -158,7 +166,7 @@ impl ChunkEncoder {
             Op::ReallocFailed { entry } => Shape::of_entry(schema::OP_REALLOC_FAILED, entry),
             Op::ReallocFreed { entry } => Shape::of_entry(schema::OP_REALLOC_FREED, entry),
             Op::MissedFree { block } => {
-                self.target(Target::Block(block));
+                self.target(thread, Target::Block(block));
                 Shape::bare(schema::OP_MISSED_FREE)
             }
             Op::ProcessStart { process } => {
@@ -197,19 +205,25 @@ impl ChunkEncoder {
     }
 
     #[inline]
-    fn born_at(&mut self, address: u64) {
+    fn birth(&mut self, thread: ThreadId, size_bytes: u64, address: u64) {
         self.facts.block_count += 1;
-        if !self.facts.without_addresses {
+        if self.facts.without_addresses {
+            return;
+        }
+        let rank = self.recall.rank(thread, size_bytes, address.rotate_right(ADDRESS_ALIGNMENT_BITS));
+        self.columns.recall.push(rank as u8);
+        if rank == RANKS {
             self.address(address);
         }
     }
 
     #[inline]
-    fn target(&mut self, target: Target) {
+    fn target(&mut self, thread: ThreadId, target: Target) {
         match target {
             Target::Block(block) => {
                 let link = self.next_block().0 - block.0 + 1;
                 push_varint(&mut self.columns.link, link);
+                self.recall.death(thread, block);
             }
             Target::Unknown { address } => {
                 self.columns.link.push(0);

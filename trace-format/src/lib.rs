@@ -16,6 +16,7 @@ pub mod limits;
 mod message;
 mod pipeline;
 pub mod reader;
+mod recall;
 mod rows;
 pub mod salvage;
 mod scan;

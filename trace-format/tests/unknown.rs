@@ -76,7 +76,7 @@ const FUTURE: [(u16, u16, &[u8]); 9] = [
     (schema::COLUMN_SHAPE, schema::ENCODING_VARINT, &[0, 1]),
     (schema::COLUMN_THREAD, schema::ENCODING_RUNS, &[2, 2]),
     (schema::COLUMN_TIME, schema::ENCODING_VARINT, &[0, 2]),
-    (schema::COLUMN_STACK, schema::ENCODING_VARINT, &[0, 10]),
+    (schema::COLUMN_STACK, schema::ENCODING_VARINT, &[0, 20]),
     (schema::COLUMN_LINK, schema::ENCODING_VARINT, &[0]),
     (schema::COLUMN_ADDRESS, schema::ENCODING_VARINT, &[4]),
     (schema::COLUMN_KEPT, 77, &[1, 2, 3]),
@@ -169,7 +169,7 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
     }
     let cases: [(&str, Build); 20] = [
         ("thread 3 of 3", |chunk| with_column(chunk, schema::COLUMN_THREAD, &[3, 2])),
-        ("stack 11 of 11", |chunk| with_column(chunk, schema::COLUMN_STACK, &[0, 11])),
+        ("stack 11 of 11", |chunk| with_column(chunk, schema::COLUMN_STACK, &[0, 22])),
         ("entry point 5 of 5", |chunk| with_column(chunk, schema::COLUMN_SHAPES, &[99, 0, 0, schema::OP_FREE, 5, 0])),
         ("domain 2 of 2", |chunk| with_column(chunk, schema::COLUMN_SHAPES, &[schema::OP_ALLOC, 0, 3, 4, 0, 0])),
         ("shape 7 of 2", |chunk| with_column(chunk, schema::COLUMN_SHAPE, &[7, 0])),

@@ -1257,6 +1257,7 @@ pub const COLUMN_ADDRESS: u16 = 7;
 pub const COLUMN_LINK: u16 = 8;
 pub const COLUMN_ALIGNMENT: u16 = 9;
 pub const COLUMN_EXTRA: u16 = 10;
+pub const COLUMN_RECALL: u16 = 11;
 pub const COLUMN_KEPT: u16 = 32;
 pub const COLUMN_CHANGED_SAME: u16 = 33;
 pub const COLUMN_CFA: u16 = 34;
