@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{
         UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
@@ -187,6 +187,8 @@ pub struct Kernel {
     descriptors: Array<MapData, Row<Descriptor>>,
     rows: RowTable,
     guardian: (OwnedFd, OwnedFd),
+    /// Programs that are loaded late name the ring by this descriptor.
+    _ring: Map,
 }
 
 /// Hands out rows of the descriptor table.
@@ -233,9 +235,8 @@ impl Kernel {
         let stops_map = take("STOPS");
         let guardian = (share(&control_map)?, share(&stops_map)?);
         let broken = |error: aya::maps::MapError| missing(explain(&error));
-        let ring = RingBuf::try_from(take("RING")).map_err(broken)?;
-        let ring_fd: OwnedFd =
-            ring.as_fd().try_clone_to_owned().map_err(|error| missing(format!("the ring cannot be shared: {error}")))?;
+        let ring_map = take("RING");
+        let ring_fd = share(&ring_map)?;
         let ring = Ring::map(ring_fd, tuning.ring_bytes)
             .map_err(|error| missing(format!("the ring cannot be mapped: {error}")))?;
         let mut kernel = Self {
@@ -248,6 +249,7 @@ impl Kernel {
             descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,
             rows: RowTable::default(),
             guardian,
+            _ring: ring_map,
             multi,
             ebpf,
             tuning,
@@ -409,8 +411,8 @@ fn map_fd(map: &Map) -> Option<RawFd> {
 
 /// A second handle on a map.
 fn share(map: &Map) -> Result<OwnedFd, CollectError> {
-    let (Map::Array(data) | Map::HashMap(data)) = map else {
-        unreachable!("only the control and the stop map are shared")
+    let (Map::Array(data) | Map::HashMap(data) | Map::RingBuf(data)) = map else {
+        unreachable!("only the ring, the control and the stop map are shared")
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|error| missing(format!("a map cannot be shared: {error}")))
 }
