@@ -217,8 +217,16 @@ e.o f.o: ../source.c
 \tgcc -O0 -c $< -o $@
 ";
 
+/// What a run of make leaves.
+struct Made {
+    objects: BTreeMap<String, Vec<u8>>,
+    objects_below: BTreeMap<String, Vec<u8>>,
+    words: Vec<String>,
+    finished: Finished,
+}
+
 /// Makes the tree in a folder and runs `line` in it; returns the objects and the sorted words.
-fn make(line: &[String], below: &str) -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>, Vec<String>, Finished) {
+fn make(line: &[String], below: &str) -> Made {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     std::fs::create_dir(dir.path().join("sub")).expect("the folder is ours");
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("the folder is ours");
@@ -230,7 +238,7 @@ fn make(line: &[String], below: &str) -> (BTreeMap<String, Vec<u8>>, BTreeMap<St
     let text = finished.stdout_text() + &finished.stderr_text();
     let mut words: Vec<String> = text.lines().map(|line| line.replace(below, "")).collect();
     words.sort();
-    (files(dir.path()), files(&dir.path().join("sub")), words, finished)
+    Made { objects: files(dir.path()), objects_below: files(&dir.path().join("sub")), words, finished }
 }
 
 #[test]
@@ -238,20 +246,26 @@ fn under_make_with_two_jobs() {
     let Some(_live) = live() else { return };
     let line = |parts: &[&str]| parts.iter().map(|&part| part.to_owned()).collect::<Vec<_>>();
     let native = make(&line(&["make", "-j2"]), "");
-    assert!(native.3.status.success(), "{:?}", native.2);
+    assert!(native.finished.status.success(), "{:?}", native.words);
     let traces = tempfile::tempdir().expect("a temporary folder can be made");
     let heaptape = binary().display().to_string();
     let outer = traces.path().join("outer.htape").display().to_string();
     let recorded = make(&line(&[&heaptape, "record", "--quiet", "-o", &outer, "--", "make", "-j2"]), "");
-    assert_eq!(recorded.2, native.2);
-    assert!(recorded.0 == native.0 && recorded.1 == native.1, "objects differ when recorded");
+    assert_eq!(recorded.words, native.words);
+    assert!(
+        recorded.objects == native.objects && recorded.objects_below == native.objects_below,
+        "objects differ when recorded"
+    );
     let names: Vec<String> = info(Path::new(&outer)).processes.into_iter().map(|process| process.name).collect();
     assert_eq!(names.iter().filter(|name| *name == "cc1").count(), 6, "{names:?}");
     // The recorder inside: the job server's descriptors reach the make below it.
     let inner = traces.path().join("inner.htape").display().to_string();
     let recorded = make(&line(&["make", "-j2"]), &format!("{heaptape} record --quiet -o {inner} --"));
-    assert_eq!(recorded.2.len(), native.2.len(), "{:?}", recorded.2);
-    assert!(recorded.0 == native.0 && recorded.1 == native.1, "objects differ when recorded below make");
+    assert_eq!(recorded.words.len(), native.words.len(), "{:?}", recorded.words);
+    assert!(
+        recorded.objects == native.objects && recorded.objects_below == native.objects_below,
+        "objects differ when recorded below make"
+    );
     assert!(info(Path::new(&inner)).capture.complete);
 }
 
