@@ -15,6 +15,7 @@ use trace_format::{
 
 const EVENT_COUNT: usize = 4_000_000;
 const SITE_COUNT: u64 = 20_000;
+const FUNCTION_COUNT: u64 = 3000;
 const ROUNDS: usize = 5;
 
 struct Step {
@@ -59,33 +60,64 @@ impl Heap {
     }
 }
 
+/// What one activation of a function does: births by site, deaths by age. Compilers do the same again and again.
+struct Function {
+    acts: Vec<Act>,
+}
+
+enum Act {
+    Birth {
+        site: u64,
+        size_bytes: u64,
+    },
+    /// The block born this many births ago, or if it is dead already the youngest.
+    Death {
+        site: u64,
+        age: usize,
+    },
+}
+
+fn functions(random: &mut Random) -> Vec<Function> {
+    let act = |random: &mut Random| {
+        let site = random.skewed(SITE_COUNT);
+        if random.next() % 100 < 48 {
+            Act::Death { site: site + SITE_COUNT, age: random.skewed(200) as usize }
+        } else {
+            Act::Birth { site, size_bytes: 8 + random.skewed(60) * 8 }
+        }
+    };
+    (0..FUNCTION_COUNT).map(|_| Function { acts: (0..=random.skewed(60)).map(|_| act(random)).collect() }).collect()
+}
+
 fn steps() -> Vec<Step> {
     let mut random = Random(1);
+    let functions = functions(&mut random);
     let mut heap = Heap::default();
-    let mut live: Vec<(BlockId, u64, usize, u64)> = Vec::new();
-    let (mut births, mut time_ns, mut walk) = (0, 0, 0);
-    let mut steps = Vec::with_capacity(EVENT_COUNT);
+    let mut live: Vec<(BlockId, u64, usize)> = Vec::new();
+    let (mut births, mut time_ns) = (0, 0);
+    let mut steps = Vec::with_capacity(EVENT_COUNT + 64);
     while steps.len() < EVENT_COUNT {
-        time_ns += 200 + random.skewed(1 << 14);
-        walk = if random.next().is_multiple_of(4) { random.skewed(SITE_COUNT) } else { (walk + 1) % SITE_COUNT };
-        let dies = !live.is_empty() && random.next() % 100 < 48;
-        let (site, op) = if dies {
-            // Young blocks die first.
-            let index = live.len() - 1 - random.skewed(live.len() as u64) as usize;
-            let (block, address, class, born_site) = live.swap_remove(index);
-            heap.cached[class].push(address);
-            (born_site + SITE_COUNT, Op::Free { entry: EntryId(1), target: Target::Block(block) })
-        } else {
-            let size_bytes = 8 + walk % 61 * 8;
-            let class = (size_bytes as usize + 23) / 16;
-            let address = heap.take(class);
-            let block = BlockId(births);
-            births += 1;
-            live.push((block, address, class, walk));
-            let entry = EntryId(0);
-            (walk, Op::Alloc { entry, block, size_bytes, alignment_bytes: 0, address, inside: None })
-        };
-        steps.push(Step { time_ns, thread: ThreadId(0), site: site as usize, op });
+        for act in &functions[random.skewed(FUNCTION_COUNT) as usize].acts {
+            time_ns += 200 + random.skewed(1 << 10);
+            let (site, op) = match *act {
+                Act::Birth { site, size_bytes } => {
+                    let class = (size_bytes as usize + 23) / 16;
+                    let (entry, block, address) = (EntryId(0), BlockId(births), heap.take(class));
+                    births += 1;
+                    live.push((block, address, class));
+                    (site, Op::Alloc { entry, block, size_bytes, alignment_bytes: 0, address, inside: None })
+                }
+                Act::Death { site, age } => {
+                    let Some(last) = live.len().checked_sub(1) else { continue };
+                    let wanted = births.saturating_sub(age as u64);
+                    let index = live.binary_search_by_key(&wanted, |(block, _, _)| block.0).unwrap_or(last);
+                    let (block, address, class) = live.remove(index);
+                    heap.cached[class].push(address);
+                    (site, Op::Free { entry: EntryId(1), target: Target::Block(block) })
+                }
+            };
+            steps.push(Step { time_ns, thread: ThreadId(0), site: site as usize, op });
+        }
     }
     steps
 }

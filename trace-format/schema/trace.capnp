@@ -71,7 +71,7 @@ struct Chunk {
   firstBlock @2 :UInt64;           # births before its first event
   blockCount @3 :UInt32;           # births in it
   firstTick @4 :UInt64;            # time of its first event
-  tickNs @5 :UInt32;               # ns per tick, at least 1 (the same in all chunks; here so that a chunk decodes alone)
+  tickNs @5 :UInt32;               # ns per tick, at least 1; as in the header, but this one counts: a chunk decodes alone
   withoutAddresses @6 :Bool;       # births have no recall and no address (0); frees of unknown addresses still have
   columns @7 :List(Column);        # at most one of a kind
   dictionary @8 :Dictionary;       # rows new since the chunk before

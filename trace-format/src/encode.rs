@@ -71,6 +71,16 @@ impl ChunkEncoder {
         BlockId(self.facts.first_block.0 + u64::from(self.facts.block_count))
     }
 
+    pub(crate) fn tick_ns(&self) -> u32 {
+        self.facts.tick_ns
+    }
+
+    /// Only for an empty chunk.
+    pub(crate) fn set_tick_ns(&mut self, tick_ns: u32) {
+        debug_assert_eq!(self.facts.event_count, 0, "a chunk has one tick");
+        self.facts.tick_ns = tick_ns;
+    }
+
     /// Ends the chunk and begins the next with the empty columns `fresh`.
     pub(crate) fn take(&mut self, fresh: Columns) -> (ChunkFacts, Columns) {
         let (sequence, block) = (self.next_sequence(), self.next_block());

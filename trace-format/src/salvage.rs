@@ -86,6 +86,10 @@ fn copy_chunk(events: &[Event], first_block: BlockId, writer: &mut TraceWriter) 
     if (first, first_block) != (writer.next_sequence(), writer.next_block()) {
         writer.skip_to(first, first_block)?;
     }
+    // Chunks of a sound trace tick as its header says; no time is rounded if these do not.
+    let tick_ns = u64::from(writer.header().tick_ns);
+    let on_tick = events.iter().all(|event| event.time_ns.is_multiple_of(tick_ns));
+    writer.set_tick_ns(if on_tick { writer.header().tick_ns } else { 1 })?;
     for event in events {
         writer.push(event.time_ns, event.thread, event.stack, &event.op)?;
     }

@@ -323,6 +323,20 @@ impl TraceWriter {
         Ok(())
     }
 
+    /// Has the next chunks tick otherwise than the header says.
+    pub(crate) fn set_tick_ns(&mut self, tick_ns: u32) -> Result<(), WriteError> {
+        if self.encoder.tick_ns() != tick_ns {
+            self.flush()?;
+            self.encoder.set_tick_ns(tick_ns);
+        }
+        Ok(())
+    }
+
+    /// What the trace says of itself.
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
     /// Where the next event goes.
     pub(crate) fn next_sequence(&self) -> Sequence {
         self.encoder.next_sequence()
