@@ -71,7 +71,8 @@ impl ReplayBar {
         let hidden = event_count < Self::WORTH_A_BAR || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
         let bar = ProgressBar::with_draw_target(Some(event_count), target);
-        let style = ProgressStyle::with_template("replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}");
+        let style =
+            ProgressStyle::with_template("replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}");
         bar.set_style(style.expect("the template is constant"));
         Self(bar)
     }

@@ -180,7 +180,8 @@ pub(crate) fn record_demo(output: &Path) -> anyhow::Result<Option<Vec<String>>> 
         command.extend(["-o".into(), object.clone()]);
         let args = RecordingArgs::quiet_demo(output.to_owned());
         let options = args.options(compiler, true);
-        match perform(&args, Announce::No, &options, |options, hooks| probe_collector::record(&command, options, hooks)) {
+        match perform(&args, Announce::No, &options, |options, hooks| probe_collector::record(&command, options, hooks))
+        {
             Ok(recorded) if recorded.status == Some(0) && recorded.failure.is_none() => return Ok(Some(command)),
             Ok(_) | Err(CollectError::Launch { .. }) => {}
             Err(error) => return Err(error.into()),

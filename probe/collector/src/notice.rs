@@ -94,7 +94,7 @@ pub(crate) struct CodeRange {
 /// Probes of a process, as far as they were placed in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// All code of the process, replacing what was known.
+    /// All code of the process, replacing what was known; empty where that has not changed.
     pub(crate) ranges: Vec<CodeRange>,
     /// Descriptor rows in use from now on.
     pub(crate) rows: Vec<PlannedRow>,

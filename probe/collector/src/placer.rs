@@ -7,7 +7,7 @@ use std::{
     fs,
     os::fd::AsRawFd as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
 };
 
@@ -28,29 +28,24 @@ use crate::{
 /// Threads that let go of one process's probes at once: each waits for a grace period of the kernel.
 const RETIRING_THREADS: usize = 32;
 
-/// A descriptor row, given back when the last process that uses it is gone.
-#[derive(Debug)]
-struct Lease(u32);
-
-/// One placed probe, enough to place it again in a child.
+/// A probed function of a process: its row, and all that it takes to place it again in a child.
 #[derive(Debug, Clone)]
-struct PlacedProbe {
-    hook: Hook,
-    module: Arc<ModuleFile>,
-    offset: u64,
-    lease: Arc<Lease>,
+struct PlacedFunction {
+    descriptor: Descriptor,
+    planned: PlannedRow,
+    probes: Vec<(Hook, u64)>,
 }
 
-impl PlacedProbe {
-    fn wanted(&self) -> Wanted {
-        Wanted { hook: self.hook, offset: self.offset, cookie: self.lease.0 }
+impl PlacedFunction {
+    fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
+        self.probes.iter().map(|(hook, offset)| Wanted { hook: *hook, offset: *offset, cookie: self.planned.row })
     }
 }
 
 /// What stands in a process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Placed {
-    probes: Vec<PlacedProbe>,
+    functions: Vec<PlacedFunction>,
     domains: HashSet<(FileIdentity, &'static str)>,
 }
 
@@ -60,6 +55,8 @@ pub(crate) struct Placer {
     files: HashMap<FileIdentity, Arc<ModuleFile>>,
     vdso: Arc<ModuleFile>,
     retiring: Vec<JoinHandle<()>>,
+    /// Rows whose probes are gone.
+    unused: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Placer {
@@ -69,6 +66,7 @@ impl Placer {
             files: HashMap::new(),
             vdso: Arc::new(ModuleFile { path: "[vdso]".into(), build_id: Vec::new(), size_bytes: 0, file: None }),
             retiring: Vec::new(),
+            unused: Arc::default(),
         }
     }
 
@@ -127,32 +125,53 @@ impl Placer {
         Ok(Some((plan, links)))
     }
 
-    /// Places in a forked child what stands in its parent. The breakpoints are in its memory already, but the kernel
-    /// runs our programs only for processes that a link names.
-    pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, placed: &Placed) -> Vec<Link> {
+    /// Places in a forked child what stands in its parent, with rows of its own: they go blank when the child executes
+    /// another program. The breakpoints are in its memory already, but the kernel runs our programs only for processes
+    /// that a link names.
+    pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
+        let mut placed = Placed { functions: Vec::new(), domains: parent.domains.clone() };
+        let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
-        for probe in &placed.probes {
-            if let Some(path) = descriptor_path(&probe.module) {
-                by_file.entry(path).or_default().push(probe.wanted());
+        for function in &parent.functions {
+            let Ok(row) = kernel.describe(function.descriptor) else { continue };
+            let mut function = function.clone();
+            function.planned.row = row;
+            if let Some(path) = descriptor_path(&function.planned.module) {
+                by_file.entry(path).or_default().extend(function.wanted());
             }
+            plan.rows.push(function.planned.clone());
+            placed.functions.push(function);
         }
-        by_file.iter().filter_map(|(path, wanted)| kernel.attach(path, pid, wanted).ok()).flatten().collect()
+        let links = by_file.iter().filter_map(|(path, wanted)| kernel.attach(path, pid, wanted).ok()).flatten();
+        let links = links.collect();
+        (placed, plan, links)
     }
 
-    /// Removes the probes of a process that is gone or let go of, in the background.
-    pub(crate) fn retire(&mut self, kernel: &mut Kernel, placed: Placed, links: Vec<Link>) {
-        let rows = placed.probes.into_iter().filter_map(|probe| Arc::into_inner(probe.lease)).map(|lease| lease.0);
-        kernel.release_rows(rows);
-        self.retiring.retain(|thread| !thread.is_finished());
-        let share = links.len().div_ceil(RETIRING_THREADS).max(1);
-        let mut links = links.into_iter();
-        loop {
-            let part: Vec<Link> = links.by_ref().take(share).collect();
-            if part.is_empty() {
-                break;
-            }
-            self.retiring.push(thread::spawn(move || drop(part)));
+    /// Removes the probes of a process that is gone, has executed another program, or is let go of. They mean nothing from
+    /// now on; the kernel takes them away in the background.
+    pub(crate) fn retire(&mut self, kernel: &mut Kernel, placed: &Placed, links: Vec<Link>) {
+        let rows: Vec<u32> = placed.functions.iter().map(|function| function.planned.row).collect();
+        for row in &rows {
+            kernel.blank(*row);
         }
+        kernel.release_rows(std::mem::take(&mut *self.unused.lock().expect("nobody panics with it")));
+        self.retiring.retain(|thread| !thread.is_finished());
+        let unused = Arc::clone(&self.unused);
+        self.retiring.push(thread::spawn(move || {
+            // Each link waits for a grace period: together they wait for one.
+            thread::scope(|scope| {
+                let share = links.len().div_ceil(RETIRING_THREADS).max(1);
+                let mut links = links.into_iter();
+                loop {
+                    let part: Vec<Link> = links.by_ref().take(share).collect();
+                    if part.is_empty() {
+                        break;
+                    }
+                    scope.spawn(move || drop(part));
+                }
+            });
+            unused.lock().expect("nobody panics with it").extend(rows);
+        }));
     }
 
     /// Waits until all probes are removed.
@@ -229,8 +248,7 @@ struct Site<'a> {
 /// A function whose probes are ready to be placed, or cannot be.
 struct Prepared {
     report: ProbeReport,
-    kind: EntryKind,
-    probes: Vec<PlacedProbe>,
+    function: Option<PlacedFunction>,
 }
 
 impl Site<'_> {
@@ -247,11 +265,9 @@ impl Site<'_> {
             reason: String::new(),
             placed: false,
         };
-        let probes = self.probes(kernel, image, function, &mut report).unwrap_or_else(|reason| {
-            report.reason = reason;
-            Vec::new()
-        });
-        Prepared { report, kind: kind(&function.semantics), probes }
+        let placed = self.probes(kernel, image, function, &mut report);
+        let function = placed.map_err(|reason| report.reason = reason).ok();
+        Prepared { report, function }
     }
 
     fn probes(
@@ -260,7 +276,7 @@ impl Site<'_> {
         image: &crate::elf::ElfImage,
         function: &PlannedFunction,
         report: &mut ProbeReport,
-    ) -> Result<Vec<PlacedProbe>, String> {
+    ) -> Result<PlacedFunction, String> {
         let placement = function.entry.as_ref().map_err(ToString::to_string)?;
         report.instruction_offset = placement.offset;
         report.instruction.clone_from(&placement.instruction);
@@ -292,14 +308,16 @@ impl Site<'_> {
                 offset.map(|offset| (hook, offset)).ok_or(format!("no byte of the file is loaded at {vaddr:#x}"))
             })
             .collect::<Result<_, _>>()?;
-        let lease = Arc::new(Lease(kernel.describe(descriptor).map_err(|error| error.to_string())?));
-        let probe = |(hook, offset)| PlacedProbe {
-            hook,
+        let row = kernel.describe(descriptor).map_err(|error| error.to_string())?;
+        let planned = PlannedRow {
+            row,
+            local_domain: self.number,
+            domain: self.name.to_owned(),
             module: Arc::clone(self.file),
-            offset,
-            lease: Arc::clone(&lease),
+            symbol: function.name().to_owned(),
+            kind: kind(&function.semantics),
         };
-        Ok(offsets.into_iter().map(probe).collect())
+        Ok(PlacedFunction { descriptor, planned, probes: offsets })
     }
 
     /// Places what was prepared, in one go; where the kernel refuses that, one function after the other.
@@ -312,39 +330,36 @@ impl Site<'_> {
         links: &mut Vec<Link>,
     ) {
         let path = descriptor_path(self.file);
-        let wanted = |functions: &[Prepared]| -> Vec<Wanted> {
-            functions.iter().flat_map(|function| function.probes.iter().map(PlacedProbe::wanted)).collect()
-        };
-        let mut place = |functions: &[Prepared]| match &path {
-            Some(path) => kernel.attach(path, self.pid, &wanted(functions)),
-            None => Err("its file cannot be opened any more".to_owned()),
+        let mut place = |functions: &[Prepared]| {
+            let wanted: Vec<Wanted> = functions
+                .iter()
+                .filter_map(|prepared| prepared.function.as_ref())
+                .flat_map(PlacedFunction::wanted)
+                .collect();
+            match &path {
+                Some(path) => kernel.attach(path, self.pid, &wanted),
+                None => Err("its file cannot be opened any more".to_owned()),
+            }
         };
         let at_once = place(&prepared);
         let together = at_once.is_ok();
         links.extend(at_once.into_iter().flatten());
-        for mut function in prepared {
-            if !function.probes.is_empty() && !together {
-                match place(std::slice::from_ref(&function)) {
+        for mut one in prepared {
+            if one.function.is_some() && !together {
+                match place(std::slice::from_ref(&one)) {
                     Ok(own) => links.extend(own),
                     Err(error) => {
-                        function.report.reason = format!("the kernel refused the probe: {error}");
-                        function.probes.clear();
+                        one.report.reason = format!("the kernel refused the probe: {error}");
+                        one.function = None;
                     }
                 }
             }
-            if let Some(probe) = function.probes.first() {
-                function.report.placed = true;
-                plan.rows.push(PlannedRow {
-                    row: probe.lease.0,
-                    local_domain: self.number,
-                    domain: self.name.to_owned(),
-                    module: Arc::clone(self.file),
-                    symbol: function.report.symbol.clone(),
-                    kind: function.kind,
-                });
+            if let Some(function) = one.function {
+                one.report.placed = true;
+                plan.rows.push(function.planned.clone());
+                placed.functions.push(function);
             }
-            placed.probes.append(&mut function.probes);
-            plan.probes.push(function.report);
+            plan.probes.push(one.report);
         }
     }
 

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// How often a trace is brought to disk although its chunk is not full.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// How long a launched program may take to end by itself after a signal that it probably got too.
 const GRACE: Duration = Duration::from_millis(500);
 /// Compression while recording: the fastest; every saved microsecond is the target's.
@@ -315,7 +315,8 @@ impl Pace {
 
     fn new(ring_bytes: u64) -> Self {
         let millis = (ring_bytes / 4) as f64 / Self::BUSY_BYTES_PER_MS as f64;
-        let shortest = Duration::from_secs_f64(millis / 1000.0).clamp(Duration::from_micros(100), Duration::from_millis(8));
+        let shortest =
+            Duration::from_secs_f64(millis / 1000.0).clamp(Duration::from_micros(100), Duration::from_millis(8));
         Self { ring_bytes, shortest, next: shortest }
     }
 

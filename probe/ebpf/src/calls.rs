@@ -21,7 +21,8 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
 };
 use probe_abi::{
-    Action, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind, ThreadState,
+    Action, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
+    ThreadState,
 };
 
 use crate::{
@@ -46,6 +47,10 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     }
     let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
     let Some(descriptor) = DESCRIPTORS.get(cookie) else { return };
+    // A row goes blank when its process executes another program: its probes stay for a moment longer.
+    if descriptor.action == 0 {
+        return;
+    }
     let (pid, tid) = current();
     let Some(thread) = threads::find_or_make(tid, control.max_frames > 0) else {
         lose_thread(descriptor);
@@ -78,7 +83,8 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         }
     }
     let pointer = argument(regs, descriptor.pointer_at);
-    let mut record = Record { pid, tid, descriptor: cookie, outer_domain, return_address, cfa: slot + 8, pointer, ..EMPTY_RECORD };
+    let mut record =
+        Record { pid, tid, descriptor: cookie, outer_domain, return_address, cfa: slot + 8, pointer, ..EMPTY_RECORD };
 
     if descriptor.action == Action::Free as u8 {
         let again = thread.last_freed == pointer && continues(thread, descriptor, cookie, slot, return_address);
@@ -130,9 +136,13 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
 /// Return of an allocator function whose return address stands (or stood) in `slot`. `shared`: the probed instruction
 /// also serves other functions, whose returns are nobody's.
 #[inline(always)]
-pub(crate) fn leave(regs: &pt_regs, slot: u64, shared: bool) {
+pub(crate) fn leave(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
     let Some(control) = CONTROL.get(0) else { return };
     if control.armed == 0 {
+        return;
+    }
+    let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
+    if DESCRIPTORS.get(cookie).is_none_or(|descriptor| descriptor.action == 0) {
         return;
     }
     let (pid, tid) = current();

@@ -23,7 +23,11 @@ mod record;
 mod threads;
 mod walk;
 
-use aya_ebpf::{EbpfContext as _, macros::{uprobe, uretprobe}, programs::{ProbeContext, RetProbeContext}};
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
 
 /// An allocator function is entered.
 #[uprobe]
@@ -37,7 +41,7 @@ pub fn enter(ctx: ProbeContext) -> u32 {
 pub fn leave(ctx: RetProbeContext) -> u32 {
     // The return probe sees the stack after `ret`: the slot is just below.
     let regs = unsafe { &*ctx.regs };
-    calls::leave(regs, regs.rsp.wrapping_sub(8), false);
+    calls::leave(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
     0
 }
 
@@ -45,7 +49,7 @@ pub fn leave(ctx: RetProbeContext) -> u32 {
 #[uprobe]
 pub fn leave_at_ret(ctx: ProbeContext) -> u32 {
     let regs = unsafe { &*ctx.regs };
-    calls::leave(regs, regs.rsp, true);
+    calls::leave(ctx.as_ptr(), regs, regs.rsp, true);
     0
 }
 

@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use probe_abi::{Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, MAX_THREADS, Record, THREAD_SLOTS, ThreadState};
+use probe_abi::{
+    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, MAX_THREADS, Record, THREAD_SLOTS, ThreadState,
+};
 
 /// Entries are allocated when a thread first appears.
 const NO_PREALLOC: u32 = 1;

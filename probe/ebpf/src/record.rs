@@ -7,15 +7,12 @@ use core::{
     mem::size_of,
 };
 
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-        generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
+    generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    Control, Frame, Loss, LossRecord, MAX_FRAMES, RECORD_TRUNCATED, Record, RecordKind, STOP_BACKPRESSURE,
-    ThreadState,
+    Control, Frame, Loss, LossRecord, MAX_FRAMES, RECORD_TRUNCATED, Record, RecordKind, STOP_BACKPRESSURE, ThreadState,
 };
 
 use crate::{

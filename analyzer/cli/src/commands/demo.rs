@@ -36,14 +36,8 @@ impl Args {
         let info = analyzer::info::info(&replayed.trace, &replayed.outcome);
         analyzer::report::summary(out, &screen, &info)?;
         let wanted = Wanted::default();
-        let sites = analyzer::sites::sites(
-            &replayed.trace,
-            &replayed.outcome,
-            &replayed.names,
-            &wanted,
-            Metric::Bytes,
-            10,
-        )?;
+        let sites =
+            analyzer::sites::sites(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, Metric::Bytes, 10)?;
         writeln!(out)?;
         analyzer::report::sites(out, &screen, &sites, 1)?;
         let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, 5)?;
@@ -51,13 +45,8 @@ impl Args {
         analyzer::report::leaks(out, &screen, &leaks, 1)?;
 
         let picture = self.out.join("flamegraph.svg");
-        let folded = analyzer::flamegraph::fold(
-            &replayed.trace,
-            &replayed.outcome,
-            &replayed.names,
-            &wanted,
-            Metric::Bytes,
-        )?;
+        let folded =
+            analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, Metric::Bytes)?;
         let file = File::create(&picture).with_context(|| format!("cannot write {}", picture.display()))?;
         folded.draw(BufWriter::new(file))?;
         writeln!(out, "\nWritten: {} (the trace), {} (open it in a browser)", trace.display(), picture.display())?;

@@ -76,7 +76,10 @@ impl Args {
         }
         writeln!(out, "\nProbes in {}:", file.display())?;
         if rows.is_empty() {
-            writeln!(out, "  no allocator functions (they are in its libraries, or its allocator is static and stripped)")?;
+            writeln!(
+                out,
+                "  no allocator functions (they are in its libraries, or its allocator is static and stripped)"
+            )?;
         }
         let width = rows.iter().map(|row| row.symbol.len()).max().unwrap_or(0);
         for row in &rows {

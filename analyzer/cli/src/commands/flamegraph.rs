@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
 
-use analyzer::metric::Metric;
+use analyzer::{AnalysisError, metric::Metric};
 use anyhow::Context as _;
 use serde::Serialize;
 
@@ -10,8 +10,10 @@ use super::{Part, TracePath, print_json, replayed};
 
 /// Draw a flame graph of where memory comes from.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "JSON (stable): metric, scope, total, stacks[].{stack, weight}; frames are separated by `;`, the \
-    process first, the entry point called last.")]
+#[command(
+    after_help = "JSON (stable): metric, scope, total, stacks[].{stack, weight}; frames are separated by `;`, the \
+    process first, the entry point called last."
+)]
 pub(crate) struct Args {
     /// The trace
     trace: TracePath,
@@ -30,6 +32,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "output")]
     json: bool,
 }
+
+/// The picture of a trace in which nothing was allocated.
+const EMPTY_PICTURE: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"60\">\
+    <text x=\"20\" y=\"35\" font-family=\"sans-serif\">nothing to draw: the trace holds no allocation</text></svg>\n";
 
 /// What sites are ranked and flames are measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -74,13 +80,23 @@ impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let replayed = replayed(&self.trace)?;
         let wanted = self.part.wanted();
-        let folded = analyzer::flamegraph::fold(
-            &replayed.trace,
-            &replayed.outcome,
-            &replayed.names,
-            &wanted,
-            self.by.metric(),
-        )?;
+        let folded =
+            analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.by.metric());
+        let folded = match folded {
+            // A recorder that was killed early leaves a trace in which nothing happened: that is no error of the reader's.
+            Err(AnalysisError::NothingToDraw { metric, scope }) if replayed.outcome.total.counts.alloc_count == 0 => {
+                eprintln!("heaptape: warning: nothing to draw: no {metric} in {scope}");
+                if self.json {
+                    let value = Folded { metric: self.by.metric(), scope: &scope, total: 0, stacks: Vec::new() };
+                    return print_json(out, &value);
+                }
+                if let Some(path) = self.output.filter(|path| path.as_os_str() != "-") {
+                    std::fs::write(&path, EMPTY_PICTURE).with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            other => other?,
+        };
         if self.json {
             let stacks = folded.stacks.iter().map(|(stack, weight)| Line { stack, weight: *weight }).collect();
             let value = Folded { metric: folded.metric, scope: &folded.scope, total: folded.total, stacks };

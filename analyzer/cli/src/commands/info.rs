@@ -7,7 +7,8 @@ use crate::terminal;
 
 /// What was recorded, how much, its peak, what was lost, where probes stood and what they cost.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "JSON (stable): schema, file.{path, bytes, events, bytes_per_event}, recording.{recorder, kernel, \
+#[command(
+    after_help = "JSON (stable): schema, file.{path, bytes, events, bytes_per_event}, recording.{recorder, kernel, \
     machine, command, attached_pid, options, wall_ns, …}, capture.{complete, loss_free, not_loss_free_because, problems[], \
     losses[], anomalies[], counters, warnings[], probe_plan[], overhead}, totals.{alloc_count, free_count, realloc_count, \
     alloc_bytes, failed_count, lost_count, free_before_recording_count, free_of_dead_count, peak_live_bytes, \
@@ -15,7 +16,8 @@ use crate::terminal;
     module, layer, in_totals) and processes[] (pid, name, command, …), doubts[].\n\n\
     Counting: malloc, calloc, memalign…, realloc(NULL, n) that return a block are one alloc; a successful realloc of a \
     block is one realloc, neither alloc nor free; alloc_bytes is the requested bytes of allocs and the new size of \
-    reallocs; live and peak are requested bytes. Totals count allocators that stand on no other.")]
+    reallocs; live and peak are requested bytes. Totals count allocators that stand on no other."
+)]
 pub(crate) struct Args {
     /// The trace
     trace: TracePath,

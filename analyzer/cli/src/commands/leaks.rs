@@ -29,8 +29,7 @@ impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let replayed = replayed(&self.trace)?;
         let wanted = self.part.wanted();
-        let leaks =
-            analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.limit)?;
+        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.limit)?;
         if self.json {
             return print_json(out, &leaks);
         }

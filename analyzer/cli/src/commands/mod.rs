@@ -86,8 +86,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(code)
     });
     result.unwrap_or_else(|error| {
-        let is_closed_pipe =
-            |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+        let is_closed_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
         if error.chain().any(|cause| {
             cause.downcast_ref::<io::Error>().is_some_and(is_closed_pipe)
                 || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)

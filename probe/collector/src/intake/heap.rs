@@ -50,12 +50,7 @@ impl Heap {
 
     /// The block at an address dies. `cousins` are domains of the same module, whose blocks may be freed through this
     /// one's entry points.
-    pub(super) fn dies(
-        &mut self,
-        domain: DomainId,
-        cousins: &[DomainId],
-        address: u64,
-    ) -> (Target, Option<Released>) {
+    pub(super) fn dies(&mut self, domain: DomainId, cousins: &[DomainId], address: u64) -> (Target, Option<Released>) {
         let mut target = Target::Unknown { address };
         for domain in std::iter::once(domain).chain(cousins.iter().copied()) {
             let place = Place::new(domain, address);

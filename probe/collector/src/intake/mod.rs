@@ -260,10 +260,9 @@ impl Intake {
         }
         let change = heap.live_bytes().wrapping_sub(live_before);
         if change != 0 {
-            self.progress.live_bytes.store(
-                self.progress.live_bytes.load(Ordering::Relaxed).wrapping_add(change),
-                Ordering::Relaxed,
-            );
+            self.progress
+                .live_bytes
+                .store(self.progress.live_bytes.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -314,9 +313,7 @@ impl Intake {
                     self.count_calls(&state);
                 }
                 match self.callers.remove(&tid) {
-                    Some(caller) => {
-                        self.writer.push(time_ns, caller.id, StackId::EMPTY, &Op::ThreadEnd).map(drop)
-                    }
+                    Some(caller) => self.writer.push(time_ns, caller.id, StackId::EMPTY, &Op::ThreadEnd).map(drop),
                     None => Ok(()),
                 }
             }
@@ -341,9 +338,8 @@ impl Intake {
     ) -> Result<(), WriteError> {
         // An exec is preceded by the end of the image before, which stays here for its successor to name.
         let before = parent.and_then(|parent| self.targets.get(&parent));
-        let parent_id = before.map(|target| target.id).or_else(|| {
-            parent.and_then(|parent| self.names.last_image(parent))
-        });
+        let parent_id =
+            before.map(|target| target.id).or_else(|| parent.and_then(|parent| self.names.last_image(parent)));
         let mut ranges = Vec::new();
         let mut callers = FastMap::default();
         let mut domains = FastMap::default();
@@ -392,8 +388,11 @@ impl Intake {
 
     fn plan(&mut self, pid: u32, plan: Plan) {
         let Some(target) = self.targets.get_mut(&pid) else { return };
-        target.ranges = plan.ranges;
-        target.callers.clear();
+        // A forked child has its parent's code.
+        if !plan.ranges.is_empty() {
+            target.ranges = plan.ranges;
+            target.callers.clear();
+        }
         let mut fresh = Vec::new();
         for row in &plan.rows {
             let (domain, entry) = self.names.entry(&mut self.writer, row);
@@ -460,7 +459,9 @@ impl Intake {
         self.tell_nestings();
         if self.orphan_count > 0 {
             self.stats.impossible_count += self.orphan_count;
-            self.stats.warnings.push(format!("{} records named a process or probe that is not known", self.orphan_count));
+            self.stats
+                .warnings
+                .push(format!("{} records named a process or probe that is not known", self.orphan_count));
         }
         Finished {
             writer: self.writer,

@@ -59,9 +59,10 @@ impl Names {
             .domains
             .entry((module, row.domain.clone()))
             .or_insert_with(|| writer.domain(Domain { name: row.domain.clone(), module, layer: 0 }));
-        let entry = *self.entries.entry((domain, row.symbol.clone())).or_insert_with(|| {
-            writer.entry(Entry { domain, symbol: row.symbol.clone(), kind: row.kind })
-        });
+        let entry = *self
+            .entries
+            .entry((domain, row.symbol.clone()))
+            .or_insert_with(|| writer.entry(Entry { domain, symbol: row.symbol.clone(), kind: row.kind }));
         (domain, entry)
     }
 

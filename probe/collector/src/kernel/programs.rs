@@ -19,7 +19,8 @@ use aya::{
     },
 };
 use probe_abi::{
-    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, PENDING_DEPTH, Pending, Record, THREAD_SLOTS, ThreadState,
+    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, PENDING_DEPTH, Pending, Record, THREAD_SLOTS,
+    ThreadState,
 };
 
 use super::{
@@ -271,11 +272,17 @@ impl Kernel {
     /// # Errors
     /// When the table is full or cannot be written.
     pub fn describe(&mut self, descriptor: Descriptor) -> Result<u32, CollectError> {
-        let row = self.rows.take().ok_or_else(|| {
-            CollectError::TooMany { what: "allocator functions", limit: u64::from(MAX_DESCRIPTORS) }
-        })?;
+        let row = self
+            .rows
+            .take()
+            .ok_or_else(|| CollectError::TooMany { what: "allocator functions", limit: u64::from(MAX_DESCRIPTORS) })?;
         self.descriptors.set(row, Row(descriptor), 0).map_err(|error| missing(explain(&error)))?;
         Ok(row)
+    }
+
+    /// Makes a row mean nothing: probes that still carry it are ignored.
+    pub fn blank(&mut self, row: u32) {
+        let _ = self.descriptors.set(row, Row(Descriptor::default()), 0);
     }
 
     /// Gives rows back when no probe uses them any more.
@@ -389,11 +396,8 @@ fn load_multi(maps: &std::collections::HashMap<String, RawFd>, floor: bool) -> s
 fn load_perf(ebpf: &mut Ebpf, floor: bool) -> Result<(), CollectError> {
     let names: std::collections::BTreeSet<&str> = Hook::ALL.iter().map(|hook| hook.program(floor)).collect();
     for name in names {
-        let program: &mut UProbe = ebpf
-            .program_mut(name)
-            .expect("the embedded object has this program")
-            .try_into()
-            .expect("it is a uprobe");
+        let program: &mut UProbe =
+            ebpf.program_mut(name).expect("the embedded object has this program").try_into().expect("it is a uprobe");
         program.load().map_err(|error| missing(explain(&error)))?;
     }
     Ok(())
@@ -439,16 +443,11 @@ fn program_info(fd: i32) -> Option<aya_obj::generated::bpf_prog_info> {
     }
     // SAFETY: the info is plain integers.
     let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut attributes = Attributes {
-        fd: fd as u32,
-        length: size_of_val(&info) as u32,
-        info: (&raw mut info) as u64,
-        padding: [0; 14],
-    };
+    let mut attributes =
+        Attributes { fd: fd as u32, length: size_of_val(&info) as u32, info: (&raw mut info) as u64, padding: [0; 14] };
     // SAFETY: the attributes name a buffer of the length given, which outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<Attributes>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<Attributes>()) };
     (result == 0).then_some(info)
 }
 

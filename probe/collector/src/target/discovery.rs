@@ -47,7 +47,7 @@ pub struct Domain {
     pub module: usize,
     /// What its symbols start with; empty for the plain names.
     pub prefix: &'static str,
-    /// Executable process addresses of its module: a call from here is its own.
+    /// Process addresses of its code (all of its module's, unless it is the program's own): a call from here is its own.
     pub text: Range<u64>,
     /// Its functions, with their probes placed. Addresses are link-time; add the module's bias.
     pub functions: Vec<PlannedFunction>,
@@ -250,7 +250,10 @@ fn domain(
     let mut domain = Domain {
         module: index,
         prefix: allocator.prefix,
-        text: module.text(),
+        text: match &allocator.own_code {
+            Some(own) => module.address(own.start)..module.address(own.end),
+            None => module.text(),
+        },
         functions: allocator.functions.clone(),
         left_out: allocator.left_out.clone(),
     };

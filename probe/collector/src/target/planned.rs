@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 
 use crate::allocators::{Operation, Semantics};
 use crate::elf::{AllocatorFunction, ElfCode, ElfImage, Linkage};
@@ -101,6 +103,9 @@ pub struct PlannedAllocator {
     pub ifuncs: Vec<AllocatorFunction>,
     /// Functions that are not probed.
     pub left_out: Vec<LeftOut>,
+    /// Link-time addresses of its own code, from its first function to past its last, where it is the program's own and
+    /// shares its module with the program's ordinary callers; `None` where all of the module is taken for its own.
+    pub own_code: Option<Range<u64>>,
 }
 
 /// Finds the allocators of a file. A prefix makes an allocator if it both allocates and frees; a lone `free` is somebody's own function.
@@ -112,7 +117,8 @@ pub(super) fn allocators(image: &ElfImage, file: &File, rules: KernelRules) -> V
     }
     let code = image.code(file);
     let groups = group_by_allocator(&image.functions);
-    let planned = groups.into_iter().filter_map(|(prefix, functions)| plan(&code, rules, prefix, &functions));
+    let planned =
+        groups.into_iter().filter_map(|(prefix, functions)| plan(&code, rules, prefix, &functions, image, file));
     let mut allocators: Vec<_> = planned.collect();
     allocators.sort_by_key(|allocator| allocator.prefix);
     allocators
@@ -149,6 +155,8 @@ fn plan(
     rules: KernelRules,
     prefix: &'static str,
     functions: &[&AllocatorFunction],
+    image: &ElfImage,
+    file: &File,
 ) -> Option<PlannedAllocator> {
     let plain = || functions.iter().filter_map(|function| function.semantics.filter(|meaning| !meaning.is_operator));
     let allocates = plain().any(|meaning| matches!(meaning.operation, Operation::Alloc | Operation::AllocZeroed));
@@ -156,7 +164,17 @@ fn plan(
     if !allocates || !frees {
         return None;
     }
-    let mut allocator = PlannedAllocator { prefix, functions: Vec::new(), ifuncs: Vec::new(), left_out: Vec::new() };
+    let is_programs_own =
+        image.linkage != Linkage::SharedObject && !functions.iter().any(|function| is_known(function));
+    // The C allocators that are known throw nothing; what a program defines for itself may.
+    let may_throw = is_programs_own && raises_exceptions(file);
+    let own_code = is_programs_own.then(|| {
+        let start = functions.iter().map(|function| function.vaddr).min().unwrap_or_default();
+        let end = functions.iter().map(|function| function.vaddr.saturating_add(function.size_bytes)).max();
+        start..end.unwrap_or_default()
+    });
+    let mut allocator =
+        PlannedAllocator { prefix, functions: Vec::new(), ifuncs: Vec::new(), left_out: Vec::new(), own_code };
     for function in functions {
         let mut leave_out = |reason: String| {
             allocator.left_out.push(LeftOut { name: function.name().to_owned(), reason });
@@ -169,11 +187,40 @@ fn plan(
             Some(_) if function.is_ifunc => allocator.ifuncs.push((*function).clone()),
             Some(meaning) => match stands_for(code, at, meaning, functions) {
                 Some(inner) => leave_out(inner),
-                None => allocator.functions.push(PlannedFunction::plan(code, rules, function, meaning, at)),
+                None => {
+                    let meaning = Semantics { can_throw: meaning.can_throw || may_throw, ..meaning };
+                    allocator.functions.push(PlannedFunction::plan(code, rules, function, meaning, at));
+                }
             },
         }
     }
     Some(allocator)
+}
+
+/// Whether a function's names are those of a widely used allocator.
+fn is_known(function: &AllocatorFunction) -> bool {
+    const NAMES: [&str; 3] = ["__libc_malloc", "__libc_free", "mallocx"];
+    const PREFIXES: [&str; 6] = ["je_", "_rjem_", "mi_", "tc_", "scalable_", "rp"];
+    function
+        .names
+        .iter()
+        .any(|name| NAMES.contains(&name.name.as_str()) || PREFIXES.iter().any(|prefix| name.name.starts_with(prefix)))
+}
+
+/// Whether a file names the functions that raise exceptions.
+fn raises_exceptions(file: &File) -> bool {
+    const LARGEST_BYTES: u64 = 1 << 30;
+    let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    if size_bytes > LARGEST_BYTES {
+        return true;
+    }
+    let mut bytes = vec![0; size_bytes as usize];
+    if file.read_exact_at(&mut bytes, 0).is_err() {
+        return true;
+    }
+    [&b"__cxa_throw"[..], b"_Unwind_RaiseException"]
+        .iter()
+        .any(|name| bytes.windows(name.len()).any(|window| window == *name))
 }
 
 /// If every call of a function becomes a call of another one that is probed: which, in words. Then it needs no probe, and a free must

@@ -14,8 +14,8 @@
 //! group stops that others cause are left alone.
 
 mod detach;
-mod ptrace;
 mod process;
+mod ptrace;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,8 +33,8 @@ use std::{
 use probe_abi::{STOP_BACKPRESSURE, STOP_LINK_MAP};
 use trace_format::{event::EndReason, table::Origin};
 
-pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signal_fd, wait_for};
 use self::ptrace::{Gated, Wait};
+pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signal_fd, wait_for};
 use crate::{
     CollectError,
     kernel::{Hook, Kernel, Link, LinkKind, RingGauge, Wanted},
@@ -310,7 +310,10 @@ impl Tracer {
                 }
             }
             Wait::Event { tid, event: libc::PTRACE_EVENT_EXEC } => self.executed(tid),
-            Wait::Event { tid, event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE } => {
+            Wait::Event {
+                tid,
+                event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE,
+            } => {
                 if let Ok(child) = ptrace::event_message(tid) {
                     self.forked(tid, child as u32);
                 }
@@ -367,8 +370,10 @@ impl Tracer {
                 // Links of the multi kind run for one process only, even where another shares its memory.
                 let own_links = !shares || self.kernel.link_kind() == LinkKind::Multi;
                 if own_links && let Some(parent) = self.processes.get(&parent) {
-                    process.placed = parent.placed.clone();
-                    process.links = self.placer.again(&mut self.kernel, child, &process.placed);
+                    let (placed, plan, links) = self.placer.again(&mut self.kernel, child, &parent.placed);
+                    process.placed = placed;
+                    process.links = links;
+                    self.tell(What::Plan { pid: child, plan });
                 }
             }
             self.processes.insert(child, process);
@@ -459,7 +464,7 @@ impl Tracer {
     fn retire(&mut self, process: Process) {
         let Process { placed, mut links, link_map, .. } = process;
         links.extend(link_map);
-        self.placer.retire(&mut self.kernel, placed, links);
+        self.placer.retire(&mut self.kernel, &placed, links);
     }
 
     fn start_notice(&mut self, pid: u32, parent: Option<u32>, origin: Origin, shares_heap: bool) {

@@ -163,11 +163,7 @@ pub(super) struct Gated {
 impl Gated {
     /// Forks a child that will execute `argv[0]` (looked up in `PATH`) once released. Its standard streams, process
     /// group, terminal and signal dispositions are ours, its signal mask is `mask`, its limit of open files `files`.
-    pub(super) fn fork(
-        argv: &[std::ffi::CString],
-        mask: &libc::sigset_t,
-        files: &libc::rlimit,
-    ) -> io::Result<Self> {
+    pub(super) fn fork(argv: &[std::ffi::CString], mask: &libc::sigset_t, files: &libc::rlimit) -> io::Result<Self> {
         let (gate_read, gate) = pipe()?;
         let (report, report_write) = pipe()?;
         let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).collect();
