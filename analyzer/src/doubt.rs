@@ -86,12 +86,18 @@ fn lost(trace: &Trace, outcome: &Outcome, say: &mut impl FnMut(DoubtKind, String
         let unplaced = stats.ring_failure_count - losses.lost_count();
         say(
             DoubtKind::Lost,
-            format!("{} lost at places that the trace does not name.", plural(unplaced, "more event was", "more events were")),
+            format!(
+                "{} lost at places that the trace does not name.",
+                plural(unplaced, "more event was", "more events were")
+            ),
         );
     }
     if stats.missed_run_count > 0 {
         let runs = plural(stats.missed_run_count, "run of our probes was", "runs of our probes were");
-        say(DoubtKind::Unbalanced, format!("{runs} skipped by the kernel: as many calls may be missing from every count."));
+        say(
+            DoubtKind::Unbalanced,
+            format!("{runs} skipped by the kernel: as many calls may be missing from every count."),
+        );
     }
     if stats.imbalance() > 0 {
         say(
@@ -123,7 +129,8 @@ fn incomplete(trace: &Trace, say: &mut impl FnMut(DoubtKind, String)) {
     }
     // A missing tail is a problem of its own in the list; it is told above.
     let problems = trace.problems();
-    let damaged: Vec<_> = problems.iter().filter(|problem| problem.missing_event_count.is_some_and(|count| count > 0)).collect();
+    let damaged: Vec<_> =
+        problems.iter().filter(|problem| problem.missing_event_count.is_some_and(|count| count > 0)).collect();
     if let Some(first) = damaged.first() {
         let events: u64 = damaged.iter().filter_map(|problem| problem.missing_event_count).sum();
         say(

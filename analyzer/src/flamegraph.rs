@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use inferno::flamegraph::color::{BasicPalette, BackgroundColor, Palette};
+use inferno::flamegraph::color::{BackgroundColor, BasicPalette, Palette};
 use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
 use trace_format::{ProcessId, Tables, Trace};
 
@@ -105,7 +105,10 @@ fn subtitle(trace: &Trace, outcome: &Outcome, selection: &Selection, metric: Met
     }
     let doubt_count = doubts(trace, outcome).len();
     if doubt_count > 0 {
-        parts.push(format!("{}: see `heaptape info`", units::plural(doubt_count as u64, "reason for doubt", "reasons for doubt")));
+        parts.push(format!(
+            "{}: see `heaptape info`",
+            units::plural(doubt_count as u64, "reason for doubt", "reasons for doubt")
+        ));
     }
     parts.join(" · ")
 }

@@ -313,7 +313,8 @@ pub fn info(trace: &Trace, outcome: &Outcome) -> Info {
     // With one process or one allocator there is no doubt whose events were lost.
     let lost_of = |scopes: usize| (lost_count == 0 || scopes == 1).then_some(lost_count);
     let backing = |layer_0: bool| -> Vec<String> {
-        let chosen = tables.domains.iter().enumerate().filter(|(at, _)| outcome.layers.is_backing((*at).into()) == layer_0);
+        let chosen =
+            tables.domains.iter().enumerate().filter(|(at, _)| outcome.layers.is_backing((*at).into()) == layer_0);
         chosen.map(|(_, domain)| domain.name.clone()).collect()
     };
     let mut thread_counts = vec![0; tables.processes.len()];

@@ -30,9 +30,6 @@ pub mod report;
 pub mod units;
 
 pub mod error;
-#[cfg(feature = "synthetic")]
-pub mod synthetic;
-
 pub use error::AnalysisError;
 pub use names::Names;
 pub use replay::{Outcome, Replay, replay};

@@ -56,7 +56,9 @@ impl SiteTree {
             let places = names.places(stack.frame);
             let wrapper_count = places
                 .iter()
-                .take_while(|place| *wrappers.entry(**place).or_insert_with(|| is_wrapper(&names.place(**place).function)))
+                .take_while(|place| {
+                    *wrappers.entry(**place).or_insert_with(|| is_wrapper(&names.place(**place).function))
+                })
                 .count();
             let mut node = tree.full[parent];
             let mut site = NO_SITE;
@@ -116,7 +118,8 @@ mod tests {
 
     /// Stack 1.. of these frames, each the child of the given stack.
     fn tree(frames: &[(u32, &[(&str, u32)])]) -> (SiteTree, Names) {
-        let mut tables = Tables { stacks: vec![StackNode { parent: StackId(0), frame: FrameId(0) }], ..Tables::default() };
+        let mut tables =
+            Tables { stacks: vec![StackNode { parent: StackId(0), frame: FrameId(0) }], ..Tables::default() };
         let mut all = Vec::new();
         for (at, (parent, functions)) in frames.iter().enumerate() {
             tables.frames.push(Frame { module: ModuleId(0), address: at as u64 });
@@ -148,7 +151,10 @@ mod tests {
             (2, &[("callback", 0)]),
         ]);
         assert_eq!(path(&tree, &names, tree.site(StackId(3))), "main");
-        assert_eq!(path(&tree, &names, tree.full(StackId(3))), "std::allocator<int>::allocate < operator new < xmalloc < main");
+        assert_eq!(
+            path(&tree, &names, tree.full(StackId(3))),
+            "std::allocator<int>::allocate < operator new < xmalloc < main"
+        );
         assert_eq!(path(&tree, &names, tree.site(StackId(4))), "push < main");
         assert_eq!(path(&tree, &names, tree.site(StackId(5))), "callback < xmalloc < main");
     }

@@ -31,6 +31,10 @@ use crate::table::{
 use crate::tail::Tail;
 
 /// `Header::tick_ns` that recorders should use, and that the writer puts into a header that says 0.
+///
+/// A probed call costs about a microsecond, so 64 ns still tells the events of a thread apart and orders those of several.
+/// Bytes per event of an 8 M event trace of cc1plus, by tick: 1 ns 2.51, 16 ns 2.05, 32 ns 1.89, 64 ns 1.65, 128 ns 1.50,
+/// 256 ns 1.39, 1 µs 1.25.
 pub const DEFAULT_TICK_NS: u32 = 64;
 
 /// Chunks that wait for the second thread before `push` waits for it.
@@ -41,9 +45,14 @@ const QUEUE_CHUNKS: usize = 4;
 pub struct WriterOptions {
     /// Events per chunk, from 1 to 262144.
     pub chunk_events: usize,
-    /// zstd level of chunks.
+    /// zstd level of chunks. The same trace, both threads on one processor, until the file is closed:
+    ///
+    /// | level | -1 | 1 | 2 | 3 | 4 | 5 | 6 |
+    /// |---|---|---|---|---|---|---|---|
+    /// | bytes/event | 2.11 | 1.71 | 1.70 | 1.65 | 1.65 | 1.60 | 1.57 |
+    /// | ns/event | 44 | 44 | 45 | 45 | 46 | 60 | 66 |
     pub zstd_level: i32,
-    /// Whether addresses of blocks are stored; without, they read as 0.
+    /// Whether addresses of blocks are stored; without, they read as 0. They take 0.37 of the 1.65 bytes per event.
     pub addresses: bool,
 }
 

@@ -191,6 +191,7 @@ pub(crate) fn record_demo(output: &Path) -> anyhow::Result<Option<Vec<String>>> 
 }
 
 /// Whether the beginning of a recording is worth a line: a launched program speaks for itself.
+#[derive(Clone, Copy)]
 enum Announce {
     Yes,
     No,

@@ -459,8 +459,7 @@ impl<'t> Replay<'t> {
 
     fn outcome(self) -> Outcome {
         let Self { heaps, images, layers, entries, .. } = self;
-        let epochs: Vec<u64> =
-            images.iter().map(|image| image.heap.map_or(0, |heap| heaps[heap].epoch)).collect();
+        let epochs: Vec<u64> = images.iter().map(|image| image.heap.map_or(0, |heap| heaps[heap].epoch)).collect();
         let cells = self.cells.finish(self.epoch, |process| epochs.get(process.index()).copied().unwrap_or(0));
 
         let mut domains: Vec<Account> =

@@ -83,7 +83,12 @@ impl<W: Write> Facts<'_, W> {
     fn line(&mut self, name: &str, text: &str) -> io::Result<()> {
         let text = shorten(text, self.screen.columns.saturating_sub(13));
         let padding = " ".repeat(11_usize.saturating_sub(name.len()));
-        writeln!(self.out, "  {}{padding}{}", self.screen.paint(Style::Faint, name), self.screen.paint(Style::Plain, &text))
+        writeln!(
+            self.out,
+            "  {}{padding}{}",
+            self.screen.paint(Style::Faint, name),
+            self.screen.paint(Style::Plain, &text)
+        )
     }
 }
 
@@ -157,8 +162,18 @@ fn totals(out: &mut impl Write, screen: &Screen, info: &Info) -> io::Result<()> 
     line("live at end", bytes(figures.live_at_end_bytes), survivors, Style::Strong)?;
     let rare = [
         ("failed requests", counts.failed_count, "returned NULL; nothing was allocated", Style::Plain),
-        ("frees before recording", counts.free_before_recording_count, "of blocks that were never seen born", Style::Plain),
-        ("frees of dead blocks", counts.free_of_dead_count, "counted apart, as glibc does at thread exit", Style::Plain),
+        (
+            "frees before recording",
+            counts.free_before_recording_count,
+            "of blocks that were never seen born",
+            Style::Plain,
+        ),
+        (
+            "frees of dead blocks",
+            counts.free_of_dead_count,
+            "counted apart, as glibc does at thread exit",
+            Style::Plain,
+        ),
         ("unfinished reallocs", counts.unfinished_realloc_count, "began and never returned", Style::Warning),
         ("missed frees", counts.missed_free_count, "inferred from an address given out again", Style::Warning),
         ("lost events", figures.lost_count.unwrap_or(0), "see above", Style::Warning),
@@ -184,7 +199,15 @@ fn figure_cells(figures: &Figures) -> [String; 6] {
 fn domains(out: &mut impl Write, screen: &Screen, info: &Info) -> io::Result<()> {
     screen.heading(out, "Allocators", "")?;
     let mut table = Table::new(&[
-        "name", ">layer", ">allocs", ">reallocs", ">frees", ">requested", ">peak", ">live at end", "module",
+        "name",
+        ">layer",
+        ">allocs",
+        ">reallocs",
+        ">frees",
+        ">requested",
+        ">peak",
+        ">live at end",
+        "module",
     ]);
     for domain in &info.domains {
         let [allocs, reallocs, frees, requested, peak, live] = figure_cells(&domain.figures);
@@ -199,7 +222,15 @@ fn processes(out: &mut impl Write, screen: &Screen, info: &Info) -> io::Result<(
     let title = if all.len() == 1 { "Process".to_owned() } else { format!("Processes ({})", count(all.len() as u64)) };
     screen.heading(out, &title, "")?;
     let mut table = Table::new(&[
-        ">pid", "how", ">allocs", ">reallocs", ">frees", ">requested", ">peak", ">live at end", "command",
+        ">pid",
+        "how",
+        ">allocs",
+        ">reallocs",
+        ">frees",
+        ">requested",
+        ">peak",
+        ">live at end",
+        "command",
     ]);
     for process in all.iter().take(PROCESSES_SHOWN) {
         let [allocs, reallocs, frees, requested, peak, live] = figure_cells(&process.figures);
@@ -295,7 +326,10 @@ fn cost(out: &mut impl Write, screen: &Screen, capture: &Capture) -> io::Result<
     let mut facts = Facts { out, screen };
     let Overhead { recorder_cpu_ns, target_cpu_ns, backpressure_stop_count, backpressure_ns, .. } = *cost;
     facts.line("target", &format!("{} CPU, probes included", duration(target_cpu_ns)))?;
-    facts.line("recorder", &format!("{} CPU, {} of the target's", duration(recorder_cpu_ns), share(recorder_cpu_ns, target_cpu_ns)))?;
+    facts.line(
+        "recorder",
+        &format!("{} CPU, {} of the target's", duration(recorder_cpu_ns), share(recorder_cpu_ns, target_cpu_ns)),
+    )?;
     match (cost.program_ns, cost.program_run_count) {
         (Some(program_ns), Some(runs)) => {
             let average = program_ns.checked_div(runs).unwrap_or(0);

@@ -21,7 +21,12 @@ pub fn leaks(out: &mut impl Write, screen: &Screen, leaks: &Leaks, caller_limit:
     for group in &leaks.groups {
         let blocks = plural(group.total.count, "block", "blocks");
         let title = format!("{} in {blocks} {}", bytes(group.total.bytes), group.ending.words());
-        let shown = format!("{} of {}, in {}", count(group.sites.len() as u64), plural(group.site_count, "site", "sites"), leaks.scope);
+        let shown = format!(
+            "{} of {}, in {}",
+            count(group.sites.len() as u64),
+            plural(group.site_count, "site", "sites"),
+            leaks.scope
+        );
         screen.heading(out, &title, &shown)?;
         let mut table = Table::new(&[">#", ">bytes", ">", ">blocks", ">of births", "site"]);
         for site in &group.sites {

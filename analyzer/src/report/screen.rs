@@ -51,7 +51,13 @@ impl Screen {
 
     /// A heading with a remark.
     pub(super) fn heading(&self, out: &mut impl Write, title: &str, remark: &str) -> io::Result<()> {
-        writeln!(out, "\n{}{}{}", self.paint(Style::Strong, title), if remark.is_empty() { "" } else { "  " }, self.paint(Style::Faint, remark))
+        writeln!(
+            out,
+            "\n{}{}{}",
+            self.paint(Style::Strong, title),
+            if remark.is_empty() { "" } else { "  " },
+            self.paint(Style::Faint, remark)
+        )
     }
 
     /// A paragraph, wrapped at spaces, its first line after `mark`.

@@ -57,10 +57,19 @@ impl Table {
     }
 
     pub(super) fn write(&self, out: &mut impl Write, screen: &Screen) -> io::Result<()> {
-        let widths: Vec<usize> = self.columns.iter().enumerate().map(|(at, (title, _))| {
-            let cells = self.rows.iter().filter_map(|row| row.cells.get(at)).map(|(text, _)| text.chars().count());
-            cells.max().unwrap_or(0).min(if at + 1 == self.columns.len() { usize::MAX } else { WIDEST }).max(title.chars().count())
-        }).collect();
+        let widths: Vec<usize> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, (title, _))| {
+                let cells = self.rows.iter().filter_map(|row| row.cells.get(at)).map(|(text, _)| text.chars().count());
+                cells
+                    .max()
+                    .unwrap_or(0)
+                    .min(if at + 1 == self.columns.len() { usize::MAX } else { WIDEST })
+                    .max(title.chars().count())
+            })
+            .collect();
         let taken: usize = widths.iter().rev().skip(1).map(|width| width + GAP.len()).sum();
         let last = screen.columns.saturating_sub(INDENT.len() + taken).max(NARROWEST_LAST);
         let titles: Vec<_> = self.columns.iter().map(|(title, _)| ((*title).to_owned(), Style::Faint)).collect();
@@ -89,7 +98,11 @@ impl Table {
             let is_last = at + 1 == self.columns.len();
             let width = if is_last { last } else { widths[at] };
             let text = shorten(text, width.min(left));
-            let padding = " ".repeat(if is_last && !self.columns[at].1 { 0 } else { widths[at].saturating_sub(text.chars().count()).min(left) });
+            let padding = " ".repeat(if is_last && !self.columns[at].1 {
+                0
+            } else {
+                widths[at].saturating_sub(text.chars().count()).min(left)
+            });
             let painted = screen.paint(*style, &text);
             if self.columns[at].1 {
                 line.push_str(&padding);

@@ -27,7 +27,9 @@ pub fn demangle(raw: &str) -> Demangled {
 }
 
 fn readable(base: &str) -> Option<String> {
-    if base.len() > LONGEST_LINKAGE_NAME || !(base.starts_with("_Z") || base.starts_with("_R") || base.starts_with("__Z")) {
+    if base.len() > LONGEST_LINKAGE_NAME
+        || !(base.starts_with("_Z") || base.starts_with("_R") || base.starts_with("__Z"))
+    {
         return None;
     }
     if let Ok(rust) = rustc_demangle::try_demangle(base) {
@@ -40,9 +42,8 @@ fn readable(base: &str) -> Option<String> {
 }
 
 /// Suffixes that compilers and BOLT give to parts and copies of a function; a number or hash may follow them.
-const CLONE_SUFFIXES: [&str; 11] = [
-    "cold", "warm", "part", "isra", "constprop", "lto_priv", "localalias", "clone", "llvm", "__uniq", "specialized",
-];
+const CLONE_SUFFIXES: [&str; 11] =
+    ["cold", "warm", "part", "isra", "constprop", "lto_priv", "localalias", "clone", "llvm", "__uniq", "specialized"];
 
 fn without_clone_suffix(raw: &str) -> &str {
     let mut rest = raw;
@@ -98,7 +99,9 @@ mod tests {
 
     #[test]
     fn plain_names_stay_as_they_are() {
-        for raw in ["malloc", "main.compileModule", "nested.0", ".cold", "heap.ArenaAllocator.alloc", "a {b} c", "_Zfoo", ""] {
+        for raw in
+            ["malloc", "main.compileModule", "nested.0", ".cold", "heap.ArenaAllocator.alloc", "a {b} c", "_Zfoo", ""]
+        {
             assert_eq!(demangle(raw), Demangled { name: raw.into(), linkage_name: String::new() });
         }
     }

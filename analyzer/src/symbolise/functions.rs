@@ -66,7 +66,8 @@ impl<'data> Functions<'data> {
                 continue;
             }
             let better = best.is_none_or(|(best_inside, best_start, best_row)| {
-                (inside && !best_inside) || (inside == best_inside && best_start == row.start && row.tells_more_than(&best_row))
+                (inside && !best_inside)
+                    || (inside == best_inside && best_start == row.start && row.tells_more_than(&best_row))
             });
             if better {
                 best = Some((inside, row.start, *row));

@@ -128,7 +128,7 @@ impl Placer {
     /// Places in a forked child what stands in its parent, with rows of its own: they go blank when the child executes
     /// another program. The breakpoints are in its memory already, but the kernel runs our programs only for processes
     /// that a link names.
-    pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
+    pub(crate) fn again(kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
         let mut placed = Placed { functions: Vec::new(), domains: parent.domains.clone() };
         let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();

@@ -66,14 +66,14 @@ impl Args {
         #[cfg(feature = "recording")]
         {
             use crate::recording;
-            return match recording::can_record() {
+            match recording::can_record() {
                 Err(reason) => sample(&format!(" (this machine cannot record now: {reason})")),
                 Ok(()) => match recording::record_demo(trace) {
                     Ok(Some(command)) => Ok(format!("Recorded just now: {}", command.join(" "))),
                     Ok(None) => sample(" (no compiler was found to record)"),
                     Err(error) => sample(&format!(" (recording failed: {error:#})")),
                 },
-            };
+            }
         }
         #[cfg(not(feature = "recording"))]
         sample(" (this heaptape is built without recording)")

@@ -101,7 +101,7 @@ impl MultiPrograms {
         pid: u32,
         points: &[Point],
     ) -> io::Result<OwnedFd> {
-        /// `link_create` of `union bpf_attr`, as far as uprobe_multi uses it.
+        /// `link_create` of `union bpf_attr`, as far as `uprobe_multi` uses it.
         #[repr(C)]
         struct LinkCreate {
             program: u32,
@@ -140,7 +140,7 @@ impl MultiPrograms {
 
     /// The programs that are loaded.
     pub(super) fn loaded(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.loaded.values().map(|fd| fd.as_raw_fd())
+        self.loaded.values().map(OwnedFd::as_raw_fd)
     }
 }
 

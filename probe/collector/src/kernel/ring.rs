@@ -142,6 +142,7 @@ impl Ring {
         while self.position < end {
             let at = (self.position & mask) as usize;
             // SAFETY: every record header lies, aligned to 8 bytes, within the doubly mapped data.
+            #[expect(clippy::cast_ptr_alignment, reason = "records begin at multiples of 8")]
             let length = unsafe { &*data.add(at).cast::<AtomicU32>() }.load(Ordering::Acquire);
             if length & BUSY != 0 {
                 whole = false;

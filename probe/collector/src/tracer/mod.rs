@@ -149,7 +149,6 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    #[expect(clippy::too_many_arguments, reason = "the tracer is where all parts of a recording meet")]
     pub(crate) fn new(
         kernel: Kernel,
         placer: Placer,
@@ -370,7 +369,7 @@ impl Tracer {
                 // Links of the multi kind run for one process only, even where another shares its memory.
                 let own_links = !shares || self.kernel.link_kind() == LinkKind::Multi;
                 if own_links && let Some(parent) = self.processes.get(&parent) {
-                    let (placed, plan, links) = self.placer.again(&mut self.kernel, child, &parent.placed);
+                    let (placed, plan, links) = Placer::again(&mut self.kernel, child, &parent.placed);
                     process.placed = placed;
                     process.links = links;
                     self.tell(What::Plan { pid: child, plan });
