@@ -2,7 +2,7 @@
 //! results that commands show; not for recording (it never sees `probe-*`), nor for arguments and exit codes.
 //!
 //! Read from top to bottom, this is the way of the data:
-//! [`layers`] says which allocators stand on others, [`replay`] turns the events into an [`Outcome`], [`symbolise`] and
+//! [`layers`] says which allocators stand on others, [`mod@replay`] turns the events into an [`Outcome`], [`symbolise`] and
 //! [`names`] name its code addresses, [`wrappers`] and [`site_tree`] make sites of stacks, [`metric`] and [`selection`]
 //! say what is weighed; [`info`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
 //! in words what they do not know, and [`report`] renders them as text. The result types serialise to the JSON that

@@ -1,9 +1,13 @@
 //! Progress on stderr: the only file that knows indicatif. Responsible for what a waiting person sees; says nothing where
 //! nobody waits (stderr is no terminal).
 
-use std::{cell::Cell, io::IsTerminal as _, time::Instant};
+use std::io::IsTerminal as _;
+#[cfg(feature = "recording")]
+use std::{cell::Cell, time::Instant};
 
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+#[cfg(feature = "recording")]
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The line that is shown while recording: events, rate, live bytes, losses, elapsed time.
 #[cfg(feature = "recording")]
