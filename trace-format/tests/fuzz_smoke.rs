@@ -11,6 +11,11 @@ use envelopes::{envelopes, pack, unpack};
 use exercise::exercise;
 use sample::{Random, chunks_of, one_of_each, stream, write, write_unfinished};
 
+/// A directory that does not wait for a disk at every sync, where there is one.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn seeds(first: u64) -> impl Iterator<Item = u64> {
     let rounds = std::env::var("FUZZ_ROUNDS").map_or(1, |rounds| rounds.parse().expect("FUZZ_ROUNDS is a number"));
     (0..rounds).map(move |round| first + round * 10)
@@ -54,7 +59,7 @@ fn files() -> Vec<Vec<u8>> {
 
 #[test]
 fn mutated_files() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = memory();
     let files = files();
     for seed in seeds(1) {
         let (mut random, mut opened) = (Random(seed), 0);
@@ -70,7 +75,7 @@ fn mutated_files() {
 /// Mutations below the checksums.
 #[test]
 fn mutated_messages() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = memory();
     let files = files();
     for (mut random, case) in seeds(2).flat_map(|seed| (0..3000).map(move |case| (Random(seed * 10_000 + case), case)))
     {
@@ -90,7 +95,7 @@ fn mutated_messages() {
 /// Envelopes in another order, twice, left out, and of two files mixed.
 #[test]
 fn shuffled_envelopes() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = memory();
     let files = files();
     for mut random in seeds(3).flat_map(|seed| (0..500).map(move |case| Random(seed * 10_000 + case))) {
         let mut bytes = files[0][..16].to_vec();
