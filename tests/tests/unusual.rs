@@ -1,0 +1,298 @@
+//! Unusual programs and unusual ways to start them, live: many short threads, forks among busy threads, a leader that
+//! ends first, namespaces, other roots, other allocators, another tracer.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::command::{run, signal, start};
+use tests::live::live;
+use tests::observed::{Own, observe};
+use tests::process::{breakpoints, state};
+use tests::recorder::{Record, Recording, heaptape, info};
+use tests::requirements::{find_program, program};
+use tests::scenario::{Scenario, agrees, loss_free, possible};
+use tests::truth::Truth;
+use tests::workload::built;
+
+#[track_caller]
+fn exact(name: &str, arguments: &[&str]) {
+    Scenario { arguments, ..Scenario::new(name) }.check();
+}
+
+/// `leaf` started in some way: whatever else happened, its five calls are there, once.
+#[track_caller]
+fn leaf_is_exact(recording: &Recording, truth: &Path) {
+    let observed = observe(&recording.trace, &Own::SizesFrom { least_bytes: 3203, except: vec![4096, 72_704] });
+    let info = info(&recording.trace);
+    loss_free(&observed, &info);
+    possible(&observed);
+    agrees(&observed, &info);
+    let planted = Truth::read(truth).total();
+    let found = observed.images.iter().find(|image| image.counts == planted);
+    let seen: Vec<_> = observed.images.iter().map(|image| (&image.name, image.counts)).collect();
+    assert!(found.is_some(), "planted {planted:?}, seen {seen:?}");
+}
+
+#[test]
+fn many_short_threads() {
+    let Some(_live) = live() else { return };
+    let scenario = Scenario::new("thread_storm");
+    let checked = scenario.check();
+    assert!(checked.observed.tables.threads.len() > 160, "one row per thread");
+}
+
+#[test]
+fn forks_among_busy_threads() {
+    let Some(_live) = live() else { return };
+    exact("mt_fork", &[]);
+}
+
+#[test]
+fn the_leader_ends_first() {
+    let Some(_live) = live() else { return };
+    exact("leaderless", &[]);
+}
+
+/// Threads are cut off in the middle of calls: each has freed what it allocated but for the call under way.
+#[test]
+fn ends_in_the_middle_of_calls() {
+    let Some(_live) = live() else { return };
+    for (how, status) in [("_exit", 5), ("return", 6), ("exec", 0)] {
+        let checked = Scenario { arguments: &[how], status, ..Scenario::new("exit_race") }.check();
+        for (tid, ops) in &checked.observed.images[0].ops {
+            let allocs = ops.iter().filter(|op| op.starts_with("malloc")).count();
+            let frees = ops.iter().filter(|op| op.starts_with("free")).count();
+            assert!(allocs == frees || allocs == frees + 1, "{how}: thread {tid} made {allocs} allocs, {frees} frees");
+        }
+        assert_eq!(checked.observed.images.len(), if how == "exec" { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn a_second_libc_in_another_namespace() {
+    let Some(_live) = live() else { return };
+    exact("dlmopen", &[&built("plugin.so").display().to_string()]);
+}
+
+#[test]
+fn a_preloaded_allocator() {
+    let Some(_live) = live() else { return };
+    let preload = built("toy_malloc.so").display().to_string();
+    for (name, arguments) in [("leaf", &[][..]), ("threads", &[]), ("churn", &["3", "20000"])] {
+        let command = ["env".to_owned(), format!("LD_PRELOAD={preload}"), built(name).display().to_string()];
+        let arguments = arguments.iter().map(|&argument| argument.to_owned());
+        let recording =
+            Record::new(command.into_iter().chain(arguments)).options(&["--quiet"]).finish().expect_status(0);
+        let observed = observe(&recording.trace, &Own::Modules);
+        let info = info(&recording.trace);
+        loss_free(&observed, &info);
+        possible(&observed);
+        let found = tests::expected::differences(&Truth::read(&recording.truth), &observed);
+        assert!(found.is_empty(), "{name} over a preloaded allocator:\n  {}", found.join("\n  "));
+        assert!(info.domains.iter().any(|domain| domain.name.contains("toy_malloc")), "{:?}", info.domains);
+    }
+}
+
+#[test]
+fn through_the_dynamic_linker_by_name() {
+    let Some(_live) = live() else { return };
+    let linker = "/lib64/ld-linux-x86-64.so.2";
+    let leaf = built("leaf").display().to_string();
+    let recording = Record::new([linker, &leaf]).options(&["--quiet"]).finish().expect_status(0);
+    leaf_is_exact(&recording, &recording.truth);
+}
+
+#[test]
+fn through_a_script() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let script = dir.path().join("script");
+    std::fs::write(&script, format!("#!/bin/sh\n{}\nexec {}\n", built("leaf").display(), built("leaf").display()))
+        .expect("the folder is ours");
+    run(Command::new("chmod").arg("755").arg(&script)).success("chmod");
+    let recording = Record::new([&script]).options(&["--quiet"]).finish().expect_status(0);
+    let planted = Truth::read(&recording.truth);
+    let observed = observe(&recording.trace, &Own::Modules);
+    loss_free(&observed, &info(&recording.trace));
+    assert_eq!(planted.processes.len(), 2);
+    let found = tests::expected::differences(&planted, &observed);
+    assert!(found.is_empty(), "{}", found.join("\n  "));
+}
+
+/// Another root folder: the paths that the process sees are not the recorder's.
+#[test]
+fn in_another_root() {
+    let Some(_live) = live() else { return };
+    let root = tempfile::tempdir().expect("a temporary folder can be made");
+    let copy = |from: &Path, to: &str| {
+        let to = root.path().join(to);
+        std::fs::create_dir_all(to.parent().expect("it has a folder")).expect("the folder is ours");
+        std::fs::copy(from, &to).expect("the file can be copied");
+    };
+    copy(&built("leaf"), "leaf");
+    copy(Path::new("/lib64/ld-linux-x86-64.so.2"), "lib64/ld-linux-x86-64.so.2");
+    copy(Path::new("/lib/x86_64-linux-gnu/libc.so.6"), "lib/x86_64-linux-gnu/libc.so.6");
+    let command = [program("chroot").display().to_string(), root.path().display().to_string(), "/leaf".to_owned()];
+    let recording = Record::new(command).options(&["--quiet"]).variable("TRUTH", "/truth").finish().expect_status(0);
+    leaf_is_exact(&recording, &root.path().join("truth"));
+}
+
+/// Another pid namespace, as in a container: the process believes that it is number 1.
+#[test]
+fn in_another_pid_namespace() {
+    let Some(_live) = live() else { return };
+    let leaf = built("leaf").display().to_string();
+    let command = [&program("unshare").display().to_string(), "--pid", "--fork", "--mount-proc", &leaf];
+    let recording = Record::new(command).options(&["--quiet"]).finish().expect_status(0);
+    assert_eq!(Truth::read(&recording.truth).processes[0].pid, 1);
+    leaf_is_exact(&recording, &recording.truth);
+}
+
+/// The file on disk is gone or another one while the program runs.
+#[test]
+fn with_its_file_replaced() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let copy = dir.path().join("churn");
+    std::fs::copy(built("churn-static"), &copy).expect("the file can be copied");
+    let truth = dir.path().join("truth");
+    let mut target = start(Command::new(&copy).args(["2", "40000000"]).env("TRUTH", &truth), false);
+    target.wait_until("the target", |target| state(target.pid()).is_some());
+    std::fs::remove_file(&copy).expect("the folder is ours");
+    std::fs::write(&copy, "another file").expect("the folder is ours");
+    let trace = dir.path().join("run.htape");
+    run(heaptape(&["attach", "--quiet", "--duration", "0.5", "-o"]).arg(&trace).arg(target.pid().to_string()))
+        .success("attach to a program whose file is gone");
+    let info = info(&trace);
+    assert!(info.totals.alloc_count > 0, "nothing was recorded");
+    let finished = target.finish().success("the program whose file is gone");
+    assert_eq!(finished.stdout_text(), "churned\n");
+}
+
+/// A static program without symbols has no functions to find: said in words, and harmless.
+#[test]
+fn an_allocator_that_cannot_be_found() {
+    let Some(_live) = live() else { return };
+    let recording = Record::new([built("leaf-static-stripped")]).finish().expect_status(0);
+    let shown = run(heaptape(&["info"]).arg(&recording.trace)).success("heaptape info");
+    let said = recording.finished.stderr_text() + &shown.stdout_text() + &shown.stderr_text();
+    let said = said.to_lowercase();
+    assert!(said.contains("no allocator") || said.contains("symbol"), "an empty recording is not explained:\n{said}");
+}
+
+#[test]
+fn arguments_that_are_no_text() {
+    let Some(_live) = live() else { return };
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let strange = std::ffi::OsStr::from_bytes(b"\xff\xfe line\nbreak");
+    let native = run(Command::new(program("printf")).arg("%s").arg(strange));
+    let mut command = heaptape(&["record", "--quiet", "-o"]);
+    command.arg(dir.path().join("run.htape")).arg("--").arg(program("printf")).arg("%s").arg(strange);
+    let recorded = run(&mut command).success("printf");
+    assert_eq!(recorded.stdout, native.stdout);
+    assert!(info(&dir.path().join("run.htape")).capture.complete);
+}
+
+/// A program that somebody has stopped is still stopped after we came and went.
+#[test]
+fn attached_to_while_stopped() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = dir.path().join("run.htape");
+    let mut target = start(Command::new(built("commanded")).arg("3"), true);
+    target.wait_for_output("ready\n", 1);
+    let pid = target.pid();
+    signal(pid, libc::SIGSTOP);
+    target.wait_until("the stop", |_| state(pid) == Some('T'));
+    run(heaptape(&["attach", "--quiet", "--duration", "1", "-o"]).arg(&trace).arg(pid.to_string()))
+        .success("attach to a stopped program");
+    for _ in 0..20 {
+        assert_eq!(state(pid), Some('T'), "the program that somebody stopped was resumed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(pid, libc::SIGCONT);
+    target.say("w");
+    target.wait_for_output("done\n", 1);
+    target.wait_until("no probes", |_| breakpoints(pid).is_some_and(|left| left.is_empty()));
+    target.say("q");
+    target.finish().success("the program that was stopped");
+}
+
+#[test]
+fn attached_to_without_its_leader() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = dir.path().join("run.htape");
+    let mut target = start(Command::new(built("leaderless")).arg("wait"), true);
+    target.wait_for_output("ready\n", 1);
+    let pid = target.pid();
+    target.wait_until("the leader's end", |_| state(pid) == Some('Z'));
+    let mut recorder = start(heaptape(&["attach", "-o"]).arg(&trace).arg(pid.to_string()), false);
+    recorder.wait_until("the recorder to record", |recorder| {
+        assert!(!recorder.has_ended(), "attach ended: {}", recorder.stderr_so_far());
+        recorder.stderr_so_far().contains("recording")
+    });
+    target.say("xxxxx");
+    target.wait_for_output("done\n", 5);
+    signal(recorder.pid(), libc::SIGINT);
+    recorder.finish().success("attach");
+    let info = info(&trace);
+    assert_eq!((info.totals.alloc_count, info.totals.free_count), (500, 500));
+    drop(target.stdin.take());
+    target.wait_until("its end", |_| tests::process::running(&built("leaderless")).is_empty());
+}
+
+/// Two recorders at once: the second one is refused in words, or both work; the program is well either way.
+#[test]
+fn attached_to_twice() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut target = start(Command::new(built("commanded")).arg("3"), true);
+    target.wait_for_output("ready\n", 1);
+    let pid = target.pid().to_string();
+    let mut first = start(heaptape(&["attach", "-o"]).arg(dir.path().join("first.htape")).arg(&pid), false);
+    first.wait_until("the first recorder", |recorder| recorder.stderr_so_far().contains("recording"));
+    let second =
+        run(heaptape(&["attach", "--quiet", "--duration", "1", "-o"]).arg(dir.path().join("second.htape")).arg(&pid));
+    let said = second.stderr_text();
+    assert!(second.status.success() || said.contains(&pid), "refused without a reason: {said:?}");
+    assert!(!said.contains("panicked"), "{said}");
+    target.say("w");
+    target.wait_for_output("done\n", 1);
+    signal(first.pid(), libc::SIGTERM);
+    first.finish().success("the first recorder");
+    assert!(info(&dir.path().join("first.htape")).totals.realloc_count >= 1000);
+    target.say("q");
+    target.finish().success("the program");
+}
+
+/// A program under another tracer cannot be held by us; it must be told, or recorded without harm.
+#[test]
+fn attached_to_under_another_tracer() {
+    let Some(_live) = live() else { return };
+    let Some(strace) = find_program("strace") else {
+        eprintln!("SKIPPED: strace is not installed");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut target = start(Command::new(built("commanded")).arg("2"), true);
+    target.wait_for_output("ready\n", 1);
+    let pid = target.pid();
+    let mut tracer =
+        start(Command::new(strace).args(["-f", "-qq", "-o", "/dev/null", "-p"]).arg(pid.to_string()), false);
+    tracer.wait_until("strace to attach", |_| tests::process::tracer(pid) != 0);
+    let attempt = run(heaptape(&["attach", "--quiet", "--duration", "1", "-o"])
+        .arg(dir.path().join("run.htape"))
+        .arg(pid.to_string()));
+    let said = attempt.stderr_text();
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(attempt.status.success() || said.contains("trac"), "refused without the reason: {said:?}");
+    target.say("w");
+    target.wait_for_output("done\n", 1);
+    signal(tracer.pid(), libc::SIGINT);
+    tracer.finish();
+    target.say("q");
+    target.finish().success("the program");
+}
