@@ -2,6 +2,7 @@
 //! Responsible for being a wrapper nobody notices: the target's streams are its own, its exit status becomes ours.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     fs::File,
     path::{Path, PathBuf},
@@ -131,9 +132,9 @@ fn unused_name(name: &str) -> PathBuf {
 }
 
 /// Launches and records a command; ends as it ends.
-pub(crate) fn record(args: &RecordingArgs, command: &[String]) -> anyhow::Result<ExitCode> {
+pub(crate) fn record(args: &RecordingArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let Some(program) = command.first() else { bail!("no command given: heaptape record -- COMMAND…") };
-    let options = args.options(program, true);
+    let options = args.options(&program.to_string_lossy(), true);
     match perform(args, Announce::No, &options, |options, hooks| probe_collector::record(command, options, hooks)) {
         Ok(recorded) => {
             report(args, &options, &recorded);
@@ -178,10 +179,10 @@ pub(crate) fn record_demo(output: &Path) -> anyhow::Result<Option<Vec<String>>> 
             command.extend(["-O2".into(), "-c".into()]);
         }
         command.extend(["-o".into(), object.clone()]);
+        let words: Vec<OsString> = command.iter().map(OsString::from).collect();
         let args = RecordingArgs::quiet_demo(output.to_owned());
         let options = args.options(compiler, true);
-        match perform(&args, Announce::No, &options, |options, hooks| probe_collector::record(&command, options, hooks))
-        {
+        match perform(&args, Announce::No, &options, |options, hooks| probe_collector::record(&words, options, hooks)) {
             Ok(recorded) if recorded.status == Some(0) && recorded.failure.is_none() => return Ok(Some(command)),
             Ok(_) | Err(CollectError::Launch { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -10,6 +10,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     fs::File,
     io,
     os::fd::AsRawFd as _,
@@ -106,7 +107,7 @@ pub struct Recorded {
 ///
 /// # Errors
 /// When the recording cannot begin; what goes wrong later is in [`Recorded::failure`].
-pub fn record(command: &[String], options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
+pub fn record(command: &[OsString], options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
     run(&Subject::Command(command.to_vec()), options, hooks)
 }
 
@@ -405,7 +406,7 @@ fn finish(
 fn header(subject: &Subject, options: &Options) -> Header {
     let tuning = &options.tuning;
     let (command, attached_pid) = match subject {
-        Subject::Command(command) => (command.clone(), 0),
+        Subject::Command(command) => (command.iter().map(|word| word.to_string_lossy().into_owned()).collect(), 0),
         Subject::Process(pid) => (Vec::new(), *pid),
     };
     Header {

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     recording: RecordingArgs,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<std::ffi::OsString>,
 }
 
 impl Args {

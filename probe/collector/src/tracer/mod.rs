@@ -19,9 +19,12 @@ mod ptrace;
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::CString,
+    ffi::{CString, OsString},
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -88,7 +91,7 @@ impl Signals {
 #[derive(Debug, Clone)]
 pub(crate) enum Subject {
     /// A program to start, with its arguments.
-    Command(Vec<String>),
+    Command(Vec<OsString>),
     /// A running process.
     Process(u32),
 }
@@ -207,7 +210,8 @@ impl Tracer {
             }
             if self.at_gate {
                 let source = gated.failure().unwrap_or_else(|| io::Error::other("it ended before it began"));
-                begun(Err(CollectError::Launch { program: command[0].clone(), source }));
+                let program = command[0].to_string_lossy().into_owned();
+                begun(Err(CollectError::Launch { program, source }));
                 return (self.kernel, self.placer, self.outcome);
             }
         }
@@ -232,8 +236,8 @@ impl Tracer {
         ptrace::poll(&[self.bell.as_raw_fd(), self.signals.wake.as_raw_fd()], timeout);
     }
 
-    fn launch(&mut self, command: &[String], before: &Before) -> Result<Gated, CollectError> {
-        let failed = |source| CollectError::Launch { program: command[0].clone(), source };
+    fn launch(&mut self, command: &[OsString], before: &Before) -> Result<Gated, CollectError> {
+        let failed = |source| CollectError::Launch { program: command[0].to_string_lossy().into_owned(), source };
         let argv: Vec<CString> = command
             .iter()
             .map(|word| CString::new(word.as_bytes()))

@@ -57,8 +57,17 @@ pub(super) fn seize_refusal(pid: u32, error: &io::Error) -> String {
             let name = executable_name(tracer);
             format!("it is traced by process {tracer} ({name}); end that first, a process has one tracer")
         }
+        _ if main_thread_ended(pid) => {
+            "its main thread has ended while others run on; such a process cannot be attached to".to_owned()
+        }
         _ => format!("it cannot be traced: {error}"),
     }
+}
+
+/// Whether a process's main thread has ended.
+fn main_thread_ended(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 /// A bell: readable once rung.
