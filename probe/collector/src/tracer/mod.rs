@@ -208,8 +208,11 @@ impl Tracer {
             while self.at_gate && !self.signals.root_ended.load(Ordering::Acquire) {
                 self.turn();
             }
-            if self.at_gate {
-                let source = gated.failure().unwrap_or_else(|| io::Error::other("it ended before it began"));
+            // A program that was killed before it began ended like any other; one that could not begin did not.
+            let killed = self.outcome.status.is_some_and(|status| libc::WIFSIGNALED(status));
+            let failure = if self.at_gate { gated.failure() } else { None };
+            if self.at_gate && (failure.is_some() || !killed) {
+                let source = failure.unwrap_or_else(|| io::Error::other("it ended before it began"));
                 let program = command[0].to_string_lossy().into_owned();
                 begun(Err(CollectError::Launch { program, source }));
                 return (self.kernel, self.placer, self.outcome);
