@@ -14,7 +14,9 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "bash",       // job control
     "coreutils",  // timeout
     "util-linux", // setpriv, taskset, mount
-    "valgrind",   // a second opinion on the planted truth, where present
+    "valgrind",   // a third opinion on the planted truth
+    "libc6-dbg",  // without which valgrind does not start on Debian
+    "strace",     // another tracer
     "heaptrack",  // the peer of the benchmark, where present
 ];
 

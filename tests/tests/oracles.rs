@@ -8,6 +8,7 @@ use tests::inputs;
 use tests::live::live;
 use tests::oracle::preload::Counter;
 use tests::oracle::probe_log::{ProbeLog, counts};
+use tests::requirements::find_program;
 use tests::toolchain::{private_rustc, rustc_command};
 use tests::truth::{Counts, Truth};
 use tests::workload::built;
@@ -203,4 +204,34 @@ fn cheap_probe_places_see_every_call() {
     assert!(dear.len() > 10_000, "rustc made only {} calls", dear.len());
     assert_eq!(counts(&dear), counts(&cheap));
     assert_eq!(dear.len(), cheap.len());
+}
+
+/// A third opinion: memcheck's totals. It counts a realloc as an alloc and a free.
+#[test]
+fn valgrind_agrees_with_planted_truth() {
+    let Some(valgrind) = find_program("valgrind") else {
+        eprintln!("SKIPPED: valgrind is not installed");
+        return;
+    };
+    // Threads cost libc a table each.
+    for (name, arguments, library_allocs) in [("leaf", &[][..], 0), ("contexts", &[], 0), ("churn", &["3", "500"], 2)] {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = dir.path().join("truth");
+        let finished = run(Command::new(&valgrind).arg(built(name)).args(arguments).env("TRUTH", &path)).success(name);
+        let said = finished.stderr_text();
+        let line = said.lines().find(|line| line.contains("total heap usage")).expect("memcheck says its totals");
+        let numbers: Vec<u64> = line
+            .split_once("usage:")
+            .expect("just found")
+            .1
+            .split_whitespace()
+            .filter_map(|word| word.replace(',', "").parse().ok())
+            .collect();
+        let planted = Truth::read(&path).total();
+        assert_eq!(numbers[0], planted.alloc_count + planted.realloc_count + library_allocs, "{name}: {line}");
+        assert_eq!(numbers[1], planted.free_count + planted.realloc_count + library_allocs, "{name}: {line}");
+        if library_allocs == 0 {
+            assert_eq!(numbers[2], planted.alloc_bytes, "{name}: {line}");
+        }
+    }
 }
