@@ -1,7 +1,9 @@
 //! Compiler drivers and other programs that start programs: one trace with everybody in it, or only those asked for.
 
 use std::path::Path;
+use std::process::Command;
 
+use tests::command::run;
 use tests::inputs;
 use tests::live::live;
 use tests::observed::{Own, observe};
@@ -132,6 +134,46 @@ fn several_rustc_at_once() {
     }
     let rustc_domains = info.domains.iter().filter(|domain| domain.name.starts_with("rustc")).count();
     assert_eq!(rustc_domains, 1, "one allocator in one file is one domain, however many processes use it");
+}
+
+/// A workspace of two crates and a build script: cargo, several rustc at the same time, the script, the linker's driver
+/// and the linker; the program comes out whole.
+#[test]
+fn cargo_build() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("the folder is ours");
+        std::fs::write(path, text).expect("the folder is ours");
+    };
+    let manifest = |name: &str, more: &str| {
+        format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2021\"\n{more}")
+    };
+    write("Cargo.toml", &manifest("whole", "[workspace]\n[dependencies]\npart = { path = \"part\" }\n"));
+    write("build.rs", "fn main() { println!(\"cargo:rustc-env=BUILT=by-script\"); }\n");
+    write("src/main.rs", "fn main() { println!(\"{} {}\", part::part(), env!(\"BUILT\")); }\n");
+    write("part/Cargo.toml", &manifest("part", ""));
+    write("part/src/lib.rs", "pub fn part() -> String { \"part\".repeat(2) }\n");
+    let target = dir.path().join("out");
+    let cargo = env!("CARGO");
+    let recording = Record::new([cargo, "build", "--quiet", "--offline"])
+        .options(&["--quiet"])
+        .variable("CARGO_TARGET_DIR", &target.display().to_string())
+        .current_dir(dir.path())
+        .finish()
+        .expect_status(0);
+    assert_eq!(recording.finished.stderr_text(), "");
+    let built = run(&mut Command::new(target.join("debug/whole"))).success("the built program");
+    assert_eq!(built.stdout_text(), "partpart by-script\n");
+    let info = info(&recording.trace);
+    let observed = observe(&recording.trace, &Own::Modules);
+    possible(&observed);
+    loss_free(&observed, &info);
+    agrees(&observed, &info);
+    let names = names(&info);
+    assert!(names.iter().filter(|name| **name == "rustc").count() >= 4, "{names:?}");
+    assert!(names.contains(&"cargo") && names.contains(&"build-script-build"), "{names:?}");
 }
 
 /// A child outlives the process that was launched: the recording lasts as long as anybody recorded.
