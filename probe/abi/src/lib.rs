@@ -2,6 +2,8 @@
 //! Responsible for layout alone; the meaning of a record in a trace is decided by the collector.
 #![no_std]
 
+pub mod unwind;
+
 use core::mem::{offset_of, size_of};
 
 /// Depth of the per-thread stack of pending allocator calls.
