@@ -140,7 +140,9 @@ fn write(steps: &[Step], out: impl Write + Send + 'static, zstd_level: i32) -> (
     }
     let start = Instant::now();
     for step in steps {
-        writer.push(step.time_ns, step.thread, stacks[step.site], &step.op).expect("the stream keeps the rules");
+        writer
+            .push(step.time_ns, step.thread, stacks[step.site], trace_format::Walk::NONE, &step.op)
+            .expect("the stream keeps the rules");
     }
     let pushed = start.elapsed();
     let written = writer.finish(CaptureStats::default(), Vec::new()).expect("it is writable");

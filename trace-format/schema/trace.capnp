@@ -109,16 +109,18 @@ const columnRecall :UInt16 = 11;
   # of the size at its birth; the last falls out. A birth with a rank takes the address out of its list; those behind it
   # move up and a 0 comes in at the end.
 
-# Reserved for what comes next; readers of version 1 skip them.
-const columnKept :UInt16 = 32;
-  # all: how many outer activations (frames from the root) continue from the thread's event before, in this chunk. varint.
-const columnChangedSame :UInt16 = 33;
-  # all: 1 if the first frame beyond the kept ones has the same function and CFA as before (only its call site moved),
-  # else 0. runs.
-const columnCfa :UInt16 = 34;
-  # for each frame beyond the kept ones, root first: CFA of the frame before less its own, in 8-byte words, zigzag. varint.
-const columnStackQuality :UInt16 = 35;
-  # all: 0 the stack is complete, 1 cut at the depth limit, 2 cut by an unreadable frame, 3 none was taken. runs.
+const columnChange :UInt16 = 12;
+  # all: renewed × 2 + moved. varint. Missing: all 0.
+  # It says which activations (dynamic instances of functions) of the thread's stack before continue; that is the stack of
+  # the thread's latest earlier event whose quality is not 3, in whatever chunk. Both stacks share the outer frames down to
+  # the lowest common ancestor of their nodes. All of these continue but the innermost `renewed` ones, whose frame addresses
+  # are others. If `moved` is 1, the first frame that does not continue is the activation it was as well: same function, same
+  # frame address; only the call it is in is another. If a chunk between the two events is missing, nothing continues.
+const columnStackQuality :UInt16 = 13;
+  # all: how the stack walk ended: 0 at the thread's root, the stack is complete · 1 at the depth limit · 2 at memory that
+  # could not be read · 3 no walk was made, at most the return address of the call is known · 4 at code without unwind
+  # information · 5 at code of no mapped file · 6 at unwind information that the recorder cannot express · 7 at somebody
+  # else's return probe · 8 no room for a walk. runs. Missing: all 3.
 
 # Column encodings.
 const encodingVarint :UInt16 = 1;
@@ -278,4 +280,18 @@ struct Stats {
   wallNs @15 :UInt64;
   end @16 :Text;
   warnings @17 :List(Text);
+  allocStacks @18 :StackSummary;   # of births and failed allocs
+  freeStacks @19 :StackSummary;    # of frees and begins of reallocs
+  unwindSampleCount @20 :UInt64;   # stack walks that the recorder timed
+  unwindSampleNs @21 :UInt64;      # their time
+  unwindTableCount @22 :UInt64;    # modules with an unwind table
+  unwindRowCount @23 :UInt64;      # rows of these tables
+  unwindKernelBytes @24 :UInt64;   # kernel memory for unwinding
+  unwindBuildNs @25 :UInt64;       # time spent on making and loading tables; targets waited for it
+}
+
+struct StackSummary {
+  eventCount @0 :UInt64;
+  depthSum @1 :UInt64;             # frames
+  endCounts @2 :List(UInt64);      # events by quality code (columnStackQuality); trailing zeros are left out
 }

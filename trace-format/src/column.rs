@@ -19,12 +19,15 @@ pub(crate) struct Columns {
     pub(crate) alignment: Vec<u8>,
     pub(crate) extra: Vec<u8>,
     pub(crate) recall: Vec<u8>,
+    pub(crate) change: Vec<u8>,
+    pub(crate) quality: RunsBuilder,
 }
 
 impl Columns {
     /// Empties them, keeping their memory.
     pub(crate) fn clear(&mut self) {
         self.thread.clear();
+        self.quality.clear();
         for column in [
             &mut self.shapes,
             &mut self.shape,
@@ -36,6 +39,7 @@ impl Columns {
             &mut self.alignment,
             &mut self.extra,
             &mut self.recall,
+            &mut self.change,
         ] {
             column.clear();
         }
@@ -44,7 +48,7 @@ impl Columns {
     /// Kind, encoding and bytes of each column that is not empty.
     pub(crate) fn finished(&self) -> Vec<(u16, u16, &[u8])> {
         use schema as s;
-        let columns: [(u16, u16, &[u8]); 11] = [
+        let columns: [(u16, u16, &[u8]); 13] = [
             (s::COLUMN_SHAPES, s::ENCODING_VARINT, &self.shapes),
             (s::COLUMN_SHAPE, s::ENCODING_VARINT, &self.shape),
             (s::COLUMN_THREAD, s::ENCODING_RUNS, &self.thread.bytes),
@@ -56,6 +60,8 @@ impl Columns {
             (s::COLUMN_ALIGNMENT, s::ENCODING_VARINT, &self.alignment),
             (s::COLUMN_EXTRA, s::ENCODING_VARINT, &self.extra),
             (s::COLUMN_RECALL, s::ENCODING_VARINT, &self.recall),
+            (s::COLUMN_CHANGE, s::ENCODING_VARINT, &self.change),
+            (s::COLUMN_STACK_QUALITY, s::ENCODING_RUNS, &self.quality.bytes),
         ];
         columns.into_iter().filter(|(_, _, bytes)| !bytes.is_empty()).collect()
     }
@@ -88,7 +94,7 @@ impl RunsBuilder {
         }
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self { bytes: std::mem::take(&mut self.bytes), value: 0, length: 0 };
         self.bytes.clear();
     }
@@ -135,6 +141,8 @@ pub(crate) struct FoundColumns<'a> {
     pub(crate) alignment: &'a [u8],
     pub(crate) extra: &'a [u8],
     pub(crate) recall: &'a [u8],
+    pub(crate) change: &'a [u8],
+    pub(crate) quality: &'a [u8],
 }
 
 impl<'a> FoundColumns<'a> {
@@ -155,6 +163,8 @@ impl<'a> FoundColumns<'a> {
                 s::COLUMN_ALIGNMENT => (&mut found.alignment, s::ENCODING_VARINT),
                 s::COLUMN_EXTRA => (&mut found.extra, s::ENCODING_VARINT),
                 s::COLUMN_RECALL => (&mut found.recall, s::ENCODING_VARINT),
+                s::COLUMN_CHANGE => (&mut found.change, s::ENCODING_VARINT),
+                s::COLUMN_STACK_QUALITY => (&mut found.quality, s::ENCODING_RUNS),
                 _ => continue,
             };
             if column.get_encoding() != encoding {

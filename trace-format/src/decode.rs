@@ -4,7 +4,7 @@
 use crate::column::{FoundColumns, Runs};
 use crate::damage::Damage;
 use crate::encode::{ADDRESS_ALIGNMENT_BITS, ChunkFacts};
-use crate::event::{EndReason, Event, Op, Target};
+use crate::event::{EndReason, Event, Op, StackQuality, Target, Walk};
 use crate::generated::trace_capnp as schema;
 use crate::id::{BlockId, ProcessId, Sequence, StackId, ThreadId};
 use crate::limits::MAX_CHUNK_EVENTS;
@@ -99,6 +99,9 @@ struct Decoder<'a> {
     alignment: Varints<'a>,
     extra: Varints<'a>,
     ranks: Varints<'a>,
+    /// `None` where the chunk has no such column.
+    change: Option<Varints<'a>>,
+    quality: Option<Runs<'a>>,
     recall: Recall,
     bounds: &'a Bounds,
     without_addresses: bool,
@@ -119,6 +122,8 @@ impl<'a> Decoder<'a> {
             alignment: Varints::new(columns.alignment, "the column of alignments"),
             extra: Varints::new(columns.extra, "the column of extra operands"),
             ranks: Varints::new(columns.recall, "the column of recalled addresses"),
+            change: (!columns.change.is_empty()).then(|| Varints::new(columns.change, "the column of changes")),
+            quality: (!columns.quality.is_empty()).then(|| Runs::new(columns.quality, "the column of stack qualities")),
             recall: Recall::new(facts.first_block),
             bounds,
             without_addresses: facts.without_addresses,
@@ -153,12 +158,14 @@ impl<'a> Decoder<'a> {
                 return Err(Damage::new(format!("an event names stack {stack} of {}", self.bounds.stacks)));
             }
             let thread = ThreadId(thread as u32);
+            let walk = self.walk()?;
             let op = self.op(thread, shape)?;
             events.push(Event {
                 sequence: Sequence(facts.first_sequence.0 + index),
                 time_ns: tick.saturating_mul(tick_ns),
                 thread,
                 stack: StackId(stack as u32),
+                walk,
                 op,
             });
         }
@@ -167,6 +174,23 @@ impl<'a> Decoder<'a> {
             return Err(Damage::new(format!("it holds {births} births where it says {}", facts.block_count)));
         }
         Ok(())
+    }
+
+    #[inline]
+    fn walk(&mut self) -> Result<Walk, Damage> {
+        let mut walk = Walk::NONE;
+        if let Some(quality) = &mut self.quality {
+            let code = quality.next()?;
+            let code = u8::try_from(code).map_err(|_| Damage::new(format!("a stack has quality {code}, above 255")))?;
+            walk.quality = StackQuality::from_code(code);
+        }
+        if let Some(change) = &mut self.change {
+            let change = change.next()?;
+            walk.moved = change & 1 != 0;
+            walk.renewed = u32::try_from(change >> 1)
+                .map_err(|_| Damage::new(format!("{} frames of a stack are renewed", change >> 1)))?;
+        }
+        Ok(walk)
     }
 
     #[inline]

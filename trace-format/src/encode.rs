@@ -2,7 +2,7 @@
 //! schema says under "Op codes"; not for checking ids (see `writer`).
 
 use crate::column::Columns;
-use crate::event::{EndReason, Op, Target};
+use crate::event::{EndReason, Op, StackQuality, Target, Walk};
 use crate::generated::trace_capnp as schema;
 use crate::id::{BlockId, Sequence, StackId, ThreadId};
 use crate::recall::{RANKS, Recall};
@@ -35,6 +35,9 @@ pub(crate) struct ChunkEncoder {
     address: u64,
     realloc_size_bytes: Option<u64>,
     recall: Recall,
+    /// Whether any event continues its stack in an unusual way, or has a walk at all.
+    has_change: bool,
+    has_walk: bool,
 }
 
 impl ChunkEncoder {
@@ -56,6 +59,8 @@ impl ChunkEncoder {
             address: 0,
             realloc_size_bytes: None,
             recall: Recall::new(BlockId(0)),
+            has_change: false,
+            has_walk: false,
         }
     }
 
@@ -85,6 +90,14 @@ impl ChunkEncoder {
     pub(crate) fn take(&mut self, fresh: Columns) -> (ChunkFacts, Columns) {
         let (sequence, block) = (self.next_sequence(), self.next_block());
         self.columns.thread.end_run();
+        self.columns.quality.end_run();
+        // Columns that say nothing are left out.
+        if !self.has_change {
+            self.columns.change.clear();
+        }
+        if !self.has_walk {
+            self.columns.quality.clear();
+        }
         let columns = std::mem::replace(&mut self.columns, fresh);
         let facts = self.facts;
         self.begin(sequence, block);
@@ -106,11 +119,13 @@ impl ChunkEncoder {
         self.address = 0;
         self.recall.clear(block);
         self.realloc_size_bytes = None;
+        self.has_change = false;
+        self.has_walk = false;
     }
 
     /// Appends an event whose ids were checked.
     #[inline]
-    pub(crate) fn push(&mut self, time_ns: u64, thread: ThreadId, stack: StackId, op: &Op) {
+    pub(crate) fn push(&mut self, time_ns: u64, thread: ThreadId, stack: StackId, walk: Walk, op: &Op) {
         let tick = time_ns / u64::from(self.facts.tick_ns);
         if self.facts.event_count == 0 {
             self.facts.first_tick = tick;
@@ -121,6 +136,11 @@ impl ChunkEncoder {
         self.columns.thread.push(u64::from(thread.0));
         push_varint(&mut self.columns.stack, zigzag(i64::from(stack.0) - i64::from(self.stack.0)));
         self.stack = stack;
+        let change = u64::from(walk.renewed) << 1 | u64::from(walk.moved);
+        push_varint(&mut self.columns.change, change);
+        self.has_change |= change != 0;
+        self.columns.quality.push(u64::from(walk.quality.code()));
+        self.has_walk |= walk.quality != StackQuality::NotTaken;
         let shape = self.operands(thread, op);
         let number = self.shapes.number(shape, &mut self.columns.shapes);
         push_varint(&mut self.columns.shape, u64::from(number));

@@ -16,8 +16,95 @@ pub struct Event {
     pub thread: ThreadId,
     /// The call stack of the call; `EMPTY` where none was taken.
     pub stack: StackId,
+    /// How that stack was taken, and how it continues the one before.
+    pub walk: Walk,
     /// What happened.
     pub op: Op,
+}
+
+/// How a stack was taken, and how it continues the thread's stack before: that of the thread's latest earlier event, in
+/// whatever chunk, whose quality is not `NotTaken`.
+///
+/// The activations that continue are the outermost `shared - renewed`, where `shared` is the depth of the lowest common
+/// ancestor of both stack nodes (`Tables::shared_depth`), and the next one too if it has `moved`. If a chunk between the two
+/// is missing, nothing is known to continue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    /// How the walk ended.
+    pub quality: StackQuality,
+    /// Of the outer frames that both stacks share by name, how many of the innermost are new activations all the same: their
+    /// frame addresses differ. 0 nearly always.
+    pub renewed: u32,
+    /// The first frame that does not continue is still the activation it was: same function, same frame address. Only the call
+    /// it is in is another.
+    pub moved: bool,
+}
+
+impl Walk {
+    /// No stack was taken.
+    pub const NONE: Self = Self { quality: StackQuality::NotTaken, renewed: 0, moved: false };
+}
+
+/// How a stack walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StackQuality {
+    /// At the thread's root: the stack is whole.
+    Complete,
+    /// At the recorder's depth limit.
+    TooDeep,
+    /// At stack memory that could not be read.
+    Unreadable,
+    /// No walk was made: at most the return address of the call is known.
+    NotTaken,
+    /// At code without unwind information.
+    NoRule,
+    /// At code that belongs to no mapped file.
+    UnknownCode,
+    /// At unwind information that the recorder's tables cannot express.
+    Unsupported,
+    /// At a return probe that somebody else had placed.
+    ForeignProbe,
+    /// No walk: too many threads at once.
+    NoRoom,
+    /// A code this version does not know.
+    Unknown(u8),
+}
+
+impl StackQuality {
+    const KNOWN: [(Self, &'static str); 9] = [
+        (Self::Complete, "complete"),
+        (Self::TooDeep, "too-deep"),
+        (Self::Unreadable, "unreadable"),
+        (Self::NotTaken, "not-taken"),
+        (Self::NoRule, "no-rule"),
+        (Self::UnknownCode, "unknown-code"),
+        (Self::Unsupported, "unsupported"),
+        (Self::ForeignProbe, "foreign-probe"),
+        (Self::NoRoom, "no-room"),
+    ];
+
+    /// Its code in the trace.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Unknown(code) => code,
+            known => Self::KNOWN.iter().position(|(quality, _)| *quality == known).unwrap_or(0) as u8,
+        }
+    }
+
+    /// The quality of a code.
+    pub fn from_code(code: u8) -> Self {
+        Self::KNOWN.get(usize::from(code)).map_or(Self::Unknown(code), |(quality, _)| *quality)
+    }
+
+    /// Its stable name.
+    pub fn name(self) -> &'static str {
+        Self::KNOWN.get(usize::from(self.code())).map_or("unknown", |(_, name)| name)
+    }
+
+    /// Whether a walk was made and cut short.
+    pub fn is_truncated(self) -> bool {
+        !matches!(self, Self::Complete | Self::NotTaken)
+    }
 }
 
 /// Which block a free or realloc names, as the recorder resolved it.

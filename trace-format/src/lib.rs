@@ -36,14 +36,14 @@ use generated::trace_capnp;
 
 pub use assemble::LOST;
 pub use error::{ReadError, SalvageError, WriteError};
-pub use event::{EndReason, Event, Op, Target};
+pub use event::{EndReason, Event, Op, StackQuality, Target, Walk};
 pub use id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
 pub use reader::{Completeness, Problem, Trace};
 pub use salvage::{Salvaged, salvage};
 pub use symbols::Symbolise;
 pub use table::{
     CaptureStats, Domain, Entry, EntryKind, Frame, FrameSymbols, Header, Module, Nesting, Origin, Probe, Process,
-    ResultProbe, StackNode, Symbol, Tables, Thread,
+    ResultProbe, StackNode, StackSummary, Symbol, Tables, Thread,
 };
 pub use verify::{Report, verify};
 pub use version::FormatVersion;

@@ -91,7 +91,7 @@ fn copy_chunk(events: &[Event], first_block: BlockId, writer: &mut TraceWriter) 
     let on_tick = events.iter().all(|event| event.time_ns.is_multiple_of(tick_ns));
     writer.set_tick_ns(if on_tick { writer.header().tick_ns } else { 1 })?;
     for event in events {
-        writer.push(event.time_ns, event.thread, event.stack, &event.op)?;
+        writer.push(event.time_ns, event.thread, event.stack, event.walk, &event.op)?;
     }
     Ok(())
 }

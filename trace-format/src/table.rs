@@ -1,6 +1,7 @@
 //! The things events refer to: processes, threads, modules, frames, stacks, allocators, probes. Responsible for their
 //! fields and units; not for how they travel (each chunk carries what is new in it, the tail repeats them all).
 
+use crate::event::StackQuality;
 use crate::id::{DomainId, FrameId, ModuleId, ProcessId, StackId};
 
 /// Every table of a trace, complete as far as the file is. Ids are indices.
@@ -26,6 +27,30 @@ pub struct Tables {
     pub nestings: Vec<Nesting>,
     /// Symbols of frames, by frame id; empty where symbolisation did not run. Innermost inlined function first.
     pub symbols: Vec<FrameSymbols>,
+}
+
+impl Tables {
+    /// Frames of a stack. O(depth).
+    pub fn stack_depth(&self, stack: StackId) -> u32 {
+        let mut depth = 0;
+        let mut node = stack;
+        while node != StackId::EMPTY {
+            node = self.stacks[node.index()].parent;
+            depth += 1;
+        }
+        depth
+    }
+
+    /// Outer frames that two stacks have in common by name: the depth of their lowest common ancestor. O(depth).
+    pub fn shared_depth(&self, one: StackId, other: StackId) -> u32 {
+        // A node has a higher number than the one further out: the higher of two cannot be the other's ancestor.
+        let (mut one, mut other) = (one, other);
+        while one != other {
+            let higher = if one > other { &mut one } else { &mut other };
+            *higher = self.stacks[higher.index()].parent;
+        }
+        self.stack_depth(one)
+    }
 }
 
 /// One mapped file or region that code ran from.
@@ -274,6 +299,52 @@ pub struct CaptureStats {
     pub end: String,
     /// Things the person should know, one sentence each.
     pub warnings: Vec<String>,
+    /// Stacks of births and failed allocs. The writer counts them itself.
+    pub alloc_stacks: StackSummary,
+    /// Stacks of frees and begins of reallocs. The writer counts them itself.
+    pub free_stacks: StackSummary,
+    /// Stack walks that were timed.
+    pub unwind_sample_count: u64,
+    /// Their time.
+    pub unwind_sample_ns: u64,
+    /// Modules with an unwind table.
+    pub unwind_table_count: u64,
+    /// Rows of these tables.
+    pub unwind_row_count: u64,
+    /// Kernel memory for unwinding.
+    pub unwind_kernel_bytes: u64,
+    /// Time spent on making and loading tables; targets waited for it.
+    pub unwind_build_ns: u64,
+}
+
+/// How the stacks of some events were taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StackSummary {
+    /// The events.
+    pub event_count: u64,
+    /// Frames of all their stacks.
+    pub depth_sum: u64,
+    /// Events by the code of their quality; without trailing zeros.
+    pub end_counts: Vec<u64>,
+}
+
+impl StackSummary {
+    /// Events whose stack has a quality.
+    pub fn count_of(&self, quality: StackQuality) -> u64 {
+        self.end_counts.get(usize::from(quality.code())).copied().unwrap_or(0)
+    }
+
+    /// Adds an event.
+    #[inline]
+    pub(crate) fn add(&mut self, depth: u32, quality: StackQuality) {
+        self.event_count += 1;
+        self.depth_sum += u64::from(depth);
+        let code = usize::from(quality.code());
+        if code >= self.end_counts.len() {
+            self.end_counts.resize(code + 1, 0);
+        }
+        self.end_counts[code] += 1;
+    }
 }
 
 impl CaptureStats {

@@ -4,7 +4,7 @@
 use crate::damage::Damage;
 use crate::generated::trace_capnp as schema;
 use crate::rows::write_texts;
-use crate::table::{CaptureStats, Header};
+use crate::table::{CaptureStats, Header, StackSummary};
 
 /// Where a chunk is and what it holds, as the tail's index says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,30 @@ fn write_stats(stats: &CaptureStats, mut to: schema::stats::Builder<'_>) {
     to.set_program_run_count(stats.program_run_count);
     to.set_wall_ns(stats.wall_ns);
     to.set_end(&stats.end);
-    write_texts(to.init_warnings(stats.warnings.len() as u32), &stats.warnings);
+    write_texts(to.reborrow().init_warnings(stats.warnings.len() as u32), &stats.warnings);
+    write_summary(&stats.alloc_stacks, to.reborrow().init_alloc_stacks());
+    write_summary(&stats.free_stacks, to.reborrow().init_free_stacks());
+    to.set_unwind_sample_count(stats.unwind_sample_count);
+    to.set_unwind_sample_ns(stats.unwind_sample_ns);
+    to.set_unwind_table_count(stats.unwind_table_count);
+    to.set_unwind_row_count(stats.unwind_row_count);
+    to.set_unwind_kernel_bytes(stats.unwind_kernel_bytes);
+    to.set_unwind_build_ns(stats.unwind_build_ns);
+}
+
+fn write_summary(summary: &StackSummary, mut to: schema::stack_summary::Builder<'_>) {
+    to.set_event_count(summary.event_count);
+    to.set_depth_sum(summary.depth_sum);
+    let mut counts = to.init_end_counts(summary.end_counts.len() as u32);
+    for (index, count) in summary.end_counts.iter().enumerate() {
+        counts.set(index as u32, *count);
+    }
+}
+
+fn read_summary(from: schema::stack_summary::Reader<'_>) -> Result<StackSummary, Damage> {
+    // One entry per code, and a code is a byte.
+    let end_counts = from.get_end_counts()?.iter().take(256).collect();
+    Ok(StackSummary { event_count: from.get_event_count(), depth_sum: from.get_depth_sum(), end_counts })
 }
 
 fn read_stats(from: schema::stats::Reader<'_>) -> Result<CaptureStats, Damage> {
@@ -148,6 +171,14 @@ fn read_stats(from: schema::stats::Reader<'_>) -> Result<CaptureStats, Damage> {
         wall_ns: from.get_wall_ns(),
         end: from.get_end()?.to_str()?.to_owned(),
         warnings: read_texts(from.get_warnings()?)?,
+        alloc_stacks: read_summary(from.get_alloc_stacks()?)?,
+        free_stacks: read_summary(from.get_free_stacks()?)?,
+        unwind_sample_count: from.get_unwind_sample_count(),
+        unwind_sample_ns: from.get_unwind_sample_ns(),
+        unwind_table_count: from.get_unwind_table_count(),
+        unwind_row_count: from.get_unwind_row_count(),
+        unwind_kernel_bytes: from.get_unwind_kernel_bytes(),
+        unwind_build_ns: from.get_unwind_build_ns(),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::assemble::{empty_tables, set_nesting};
 use crate::column::Columns;
 use crate::encode::ChunkEncoder;
 use crate::error::WriteError;
-use crate::event::{Op, Target};
+use crate::event::{Op, Target, Walk};
 use crate::id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
 use crate::intern::Interner;
 use crate::limits::{BATCH_BYTES, MAX_CHUNK_EVENTS};
@@ -25,8 +25,8 @@ use crate::shape::is_known_code;
 use crate::sink::{Job, Progress, Sink};
 use crate::symbol_table::SymbolColumns;
 use crate::table::{
-    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Module, Nesting, Probe, Process, StackNode, Tables,
-    Thread,
+    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Module, Nesting, Probe, Process, StackNode, StackSummary,
+    Tables, Thread,
 };
 use crate::tail::Tail;
 
@@ -87,6 +87,10 @@ pub struct TraceWriter {
     encoder: ChunkEncoder,
     event_count: u64,
     salvaged: bool,
+    /// Frames of each stack.
+    depths: Vec<u32>,
+    alloc_stacks: StackSummary,
+    free_stacks: StackSummary,
     progress: Arc<Progress>,
     /// `None` once the trace is ended.
     jobs: Option<SyncSender<Job>>,
@@ -136,6 +140,9 @@ impl TraceWriter {
             changed_nestings: Vec::new(),
             event_count: 0,
             salvaged: false,
+            depths: vec![0],
+            alloc_stacks: StackSummary::default(),
+            free_stacks: StackSummary::default(),
             progress,
             jobs: Some(jobs),
             used_columns,
@@ -162,7 +169,11 @@ impl TraceWriter {
             parent.index() < self.tables.stacks.len() && frame.index() < self.tables.frames.len(),
             "parent and frame of a stack node are registered before it"
         );
-        self.interner.stack(&mut self.tables.stacks, StackNode { parent, frame })
+        let node = self.interner.stack(&mut self.tables.stacks, StackNode { parent, frame });
+        if node.index() == self.depths.len() {
+            self.depths.push(self.depths[parent.index()] + 1);
+        }
+        node
     }
 
     /// Appends a process image. Its parent must be registered.
@@ -231,19 +242,37 @@ impl TraceWriter {
     /// `Rule` if the event names something that is not registered, a birth other than `next_block()`, or a block that is
     /// not born; the event is not written then, and the writer goes on. Otherwise the first error of the second thread.
     #[inline]
-    pub fn push(&mut self, time_ns: u64, thread: ThreadId, stack: StackId, op: &Op) -> Result<Sequence, WriteError> {
+    pub fn push(
+        &mut self,
+        time_ns: u64,
+        thread: ThreadId,
+        stack: StackId,
+        walk: Walk,
+        op: &Op,
+    ) -> Result<Sequence, WriteError> {
         self.progress.check()?;
         if thread.index() >= self.tables.threads.len() || stack.index() >= self.tables.stacks.len() || !self.allows(op)
         {
             return Err(self.rule(thread, stack, op));
         }
         let sequence = self.encoder.next_sequence();
-        self.encoder.push(time_ns, thread, stack, op);
+        self.encoder.push(time_ns, thread, stack, walk, op);
+        self.count_stack(stack, walk, op);
         self.event_count += 1;
         if self.encoder.event_count() >= self.options.chunk_events || self.rows_wait() {
             self.end_chunk()?;
         }
         Ok(sequence)
+    }
+
+    #[inline]
+    fn count_stack(&mut self, stack: StackId, walk: Walk, op: &Op) {
+        let summary = match op {
+            Op::Alloc { .. } | Op::AllocFailed { .. } | Op::ReallocEnd { .. } => &mut self.alloc_stacks,
+            Op::Free { .. } | Op::ReallocBegin { .. } => &mut self.free_stacks,
+            _ => return,
+        };
+        summary.add(self.depths[stack.index()], walk.quality);
     }
 
     /// What has been registered so far.
@@ -279,8 +308,10 @@ impl TraceWriter {
     ///
     /// # Errors
     /// The first error of the second thread.
-    pub fn finish(mut self, stats: CaptureStats, mut symbols: Vec<FrameSymbols>) -> Result<Written, WriteError> {
+    pub fn finish(mut self, mut stats: CaptureStats, mut symbols: Vec<FrameSymbols>) -> Result<Written, WriteError> {
         self.flush()?;
+        stats.alloc_stacks = std::mem::take(&mut self.alloc_stacks);
+        stats.free_stacks = std::mem::take(&mut self.free_stacks);
         let mut next = TableLengths::EMPTY;
         let mut nestings = self.tables.nestings.clone();
         loop {
@@ -320,6 +351,7 @@ impl TraceWriter {
     pub(crate) fn take_over(&mut self, tables: Tables) {
         self.interner = Interner::of(&tables);
         self.changed_nestings.clone_from(&tables.nestings);
+        self.depths = depths(&tables);
         self.tables = tables;
         self.salvaged = true;
     }
@@ -446,6 +478,16 @@ impl TraceWriter {
 
 /// Header option of traces without addresses.
 pub(crate) const WITHOUT_ADDRESSES: &str = "addresses=false";
+
+/// Frames of each stack; a node comes after the one further out.
+fn depths(tables: &Tables) -> Vec<u32> {
+    let mut depths: Vec<u32> = Vec::with_capacity(tables.stacks.len());
+    for (index, node) in tables.stacks.iter().enumerate() {
+        let depth = if index == 0 { 0 } else { depths.get(node.parent.index()).map_or(1, |depth| depth + 1) };
+        depths.push(depth);
+    }
+    depths
+}
 
 impl Drop for TraceWriter {
     fn drop(&mut self) {

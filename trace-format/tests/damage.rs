@@ -267,7 +267,7 @@ fn a_full_disk_is_an_error_and_what_was_written_stays_readable() {
         sample::register(&mut writer);
         let mut failed = false;
         for event in &events {
-            match writer.push(event.time_ns, event.thread, event.stack, &event.op) {
+            match writer.push(event.time_ns, event.thread, event.stack, event.walk, &event.op) {
                 Ok(_) => assert!(!failed, "an error stays"),
                 Err(error) => {
                     assert!(is_full(&error), "{error}");

@@ -7,8 +7,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use sample::{chunks_of, events_of, file_of, one_of_each, push_all, register, stream, write, write_unfinished};
 use trace_format::{
-    BlockId, DomainId, EndReason, EntryId, Event, FrameSymbols, Op, ProcessId, Sequence, StackId, Target, ThreadId,
-    Trace, TraceWriter, WriteError, WriterOptions,
+    BlockId, DomainId, EndReason, EntryId, Event, FrameSymbols, Op, ProcessId, Sequence, StackId, StackQuality,
+    StackSummary, Target, ThreadId, Trace, TraceWriter, Walk, WriteError, WriterOptions,
 };
 
 #[test]
@@ -19,7 +19,8 @@ fn every_kind_of_event_and_every_table_survives() {
     let trace = Trace::open(&path).unwrap();
     assert_eq!(events_of(&trace, 0), events);
     assert_eq!(trace.header, sample::header());
-    assert_eq!(trace.stats, Some(sample::stats()));
+    let (alloc_stacks, free_stacks) = summaries(&trace.tables, &events);
+    assert_eq!(trace.stats, Some(trace_format::CaptureStats { alloc_stacks, free_stacks, ..sample::stats() }));
     assert!(trace.completeness.complete, "{:?}", trace.problems());
     assert_eq!((trace.event_count, trace.file_bytes), (events.len() as u64, bytes.len() as u64));
     assert_eq!(written.chunk_count, 1);
@@ -75,7 +76,7 @@ fn rows_registered_between_events_are_there_when_the_chunk_is_read() {
         let frame = writer.frame(trace_format::Frame { module: trace_format::ModuleId(0), address: index / 2 });
         let stack = writer.stack(StackId::EMPTY, frame);
         stacks.push(stack);
-        writer.push(index, ThreadId(0), stack, &Op::ThreadEnd).unwrap();
+        writer.push(index, ThreadId(0), stack, Walk::NONE, &Op::ThreadEnd).unwrap();
         if index % 30 == 29 {
             writer.flush().unwrap();
         }
@@ -140,7 +141,7 @@ fn an_event_that_breaks_a_rule_is_refused_and_leaves_no_trace() {
         inside: None,
     };
     let free = |block| Op::Free { entry: EntryId(3), target: Target::Block(BlockId(block)) };
-    writer.push(0, ThreadId(0), StackId(0), &alloc(0)).unwrap();
+    writer.push(0, ThreadId(0), StackId(0), Walk::NONE, &alloc(0)).unwrap();
     let refused = [
         (ThreadId(3), StackId(0), Op::ThreadEnd),
         (ThreadId(0), StackId(11), Op::ThreadEnd),
@@ -153,10 +154,10 @@ fn an_event_that_breaks_a_rule_is_refused_and_leaves_no_trace() {
         (ThreadId(0), StackId(0), Op::Unknown { code: 1 }),
     ];
     for (thread, stack, op) in refused {
-        let error = writer.push(0, thread, stack, &op).unwrap_err();
+        let error = writer.push(0, thread, stack, Walk::NONE, &op).unwrap_err();
         assert!(matches!(error, WriteError::Rule { sequence: 1, .. }), "{op:?}: {error}");
     }
-    writer.push(0, ThreadId(0), StackId(0), &free(0)).unwrap();
+    writer.push(0, ThreadId(0), StackId(0), Walk::NONE, &free(0)).unwrap();
     writer.finish(sample::stats(), Vec::new()).unwrap();
     let (_directory, path) = file_of(&memory.bytes());
     let ops: Vec<Op> = events_of(&Trace::open(path).unwrap(), 1).iter().map(|event| event.op).collect();
@@ -172,6 +173,46 @@ fn times_are_rounded_down_to_the_tick() {
     let (_directory, path) = file_of(&write(&events, chunks_of(4)).0);
     let times: Vec<u64> = events_of(&Trace::open(path).unwrap(), 1).iter().map(|event| event.time_ns).collect();
     assert_eq!(times, (0..10).map(|index| index * 1001 / 64 * 64).collect::<Vec<_>>());
+}
+
+/// Counts stacks as the writer should: allocs and frees, by walking the tree.
+fn summaries(tables: &trace_format::Tables, events: &[Event]) -> (StackSummary, StackSummary) {
+    let mut both = (StackSummary::default(), StackSummary::default());
+    for event in events {
+        let summary = match event.op {
+            Op::Alloc { .. } | Op::AllocFailed { .. } | Op::ReallocEnd { .. } => &mut both.0,
+            Op::Free { .. } | Op::ReallocBegin { .. } => &mut both.1,
+            _ => continue,
+        };
+        summary.event_count += 1;
+        summary.depth_sum += u64::from(tables.stack_depth(event.stack));
+        let code = usize::from(event.walk.quality.code());
+        summary.end_counts.resize(summary.end_counts.len().max(code + 1), 0);
+        summary.end_counts[code] += 1;
+    }
+    both
+}
+
+#[test]
+fn depths_are_those_of_the_tree() {
+    let (_directory, path) = file_of(&write(&one_of_each(), WriterOptions::default()).0);
+    let tables = Trace::open(path).unwrap().tables;
+    let root_first = |stack: StackId| {
+        let mut nodes = vec![stack];
+        while *nodes.last().unwrap() != StackId::EMPTY {
+            nodes.push(tables.stacks[nodes.last().unwrap().index()].parent);
+        }
+        nodes.reverse();
+        nodes
+    };
+    for one in 0..tables.stacks.len() as u32 {
+        let path = root_first(StackId(one));
+        assert_eq!(tables.stack_depth(StackId(one)) as usize, path.len() - 1);
+        for other in 0..tables.stacks.len() as u32 {
+            let common = path.iter().zip(root_first(StackId(other))).take_while(|(one, other)| **one == *other).count();
+            assert_eq!(tables.shared_depth(StackId(one), StackId(other)) as usize, common - 1, "{one} and {other}");
+        }
+    }
 }
 
 /// What becomes an event once it is known which blocks were born before it.
@@ -247,6 +288,11 @@ fn grow(seeds: &[Seed]) -> Vec<Event> {
             time_ns: seed.time_ticks * 64,
             thread: ThreadId(seed.thread),
             stack: StackId(seed.stack),
+            walk: Walk {
+                quality: StackQuality::from_code((d >> 8) as u8 % 12),
+                renewed: if d % 7 == 0 { (d >> 16) as u32 } else { 0 },
+                moved: d % 2 == 0,
+            },
             op,
         });
     }

@@ -79,7 +79,7 @@ const FUTURE: [(u16, u16, &[u8]); 9] = [
     (schema::COLUMN_STACK, schema::ENCODING_VARINT, &[0, 20]),
     (schema::COLUMN_LINK, schema::ENCODING_VARINT, &[0]),
     (schema::COLUMN_ADDRESS, schema::ENCODING_VARINT, &[4]),
-    (schema::COLUMN_KEPT, 77, &[1, 2, 3]),
+    (999, 77, &[1, 2, 3]),
     (1000, 1, &[200; 50]),
 ];
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use trace_format::{
     BlockId, CaptureStats, Domain, DomainId, EndReason, Entry, EntryId, EntryKind, Event, Frame, FrameSymbols, Header,
     Module, ModuleId, Nesting, Op, Origin, Probe, Process, ProcessId, ResultProbe, Sequence, StackId, Symbol, Target,
-    Thread, ThreadId, Trace, TraceWriter, WriterOptions, Written,
+    Thread, ThreadId, Trace, TraceWriter, Walk, WriterOptions, Written,
 };
 
 /// A file in memory that outlives its writer.
@@ -77,6 +77,7 @@ pub(crate) fn stats() -> CaptureStats {
         wall_ns: 16,
         end: "exited".into(),
         warnings: vec!["a warning".into(), String::new()],
+        ..CaptureStats::default()
     }
 }
 
@@ -187,6 +188,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         time_ns: [640, 0, 64, 1 << 40][index % 4],
         thread: ThreadId(index as u32 % 3),
         stack: StackId(index as u32 % 11),
+        walk: Walk::NONE,
         op,
     };
     ops.into_iter().enumerate().map(event).collect()
@@ -195,7 +197,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
 /// Pushes events and checks the numbers they are given.
 pub(crate) fn push_all(writer: &mut TraceWriter, events: &[Event]) {
     for event in events {
-        let sequence = writer.push(event.time_ns, event.thread, event.stack, &event.op).unwrap();
+        let sequence = writer.push(event.time_ns, event.thread, event.stack, event.walk, &event.op).unwrap();
         assert_eq!(sequence, event.sequence);
     }
 }
@@ -257,7 +259,7 @@ pub(crate) fn stream(count: usize, seed: u64) -> Vec<Event> {
             Op::Free { entry: EntryId(3), target: Target::Block(block) }
         };
         let (thread, stack) = (ThreadId(random.below(3) as u32), StackId(random.below(11) as u32));
-        events.push(Event { sequence: Sequence(index as u64), time_ns, thread, stack, op });
+        events.push(Event { sequence: Sequence(index as u64), time_ns, thread, stack, walk: Walk::NONE, op });
     }
     events
 }
