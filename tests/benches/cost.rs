@@ -76,20 +76,19 @@ enum Way {
     Native,
     Floor,
     Recorded,
-    RecordedWithFramePointers,
+    RecordedWithStacks,
     Heaptrack,
 }
 
 impl Way {
-    const ALL: [Self; 5] =
-        [Self::Native, Self::Floor, Self::Recorded, Self::RecordedWithFramePointers, Self::Heaptrack];
+    const ALL: [Self; 5] = [Self::Native, Self::Floor, Self::Recorded, Self::RecordedWithStacks, Self::Heaptrack];
 
     fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Floor => "floor",
             Self::Recorded => "record --stacks none",
-            Self::RecordedWithFramePointers => "record --stacks fp",
+            Self::RecordedWithStacks => "record --stacks full",
             Self::Heaptrack => "heaptrack",
         }
     }
@@ -111,7 +110,7 @@ impl Way {
             }
             Self::Floor => heaptape(&["record", "--quiet", "--floor"]),
             Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "-o"]),
-            Self::RecordedWithFramePointers => heaptape(&["record", "--quiet", "--stacks", "fp", "-o"]),
+            Self::RecordedWithStacks => heaptape(&["record", "--quiet", "--stacks", "full", "-o"]),
         };
         if self != Self::Floor {
             command.arg(trace);

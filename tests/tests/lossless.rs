@@ -13,7 +13,7 @@ use tests::scenario::{Scenario, agrees, every_command_reads, loss_free, possible
 use tests::toolchain::{cc1plus_command, clang_command};
 
 /// The smallest ring worth its name.
-const TINY_RING: &[&str] = &["--ring-bytes", "4096"];
+const TINY_RING: &[&str] = &["--ring-bytes", "65536"];
 
 /// Records a command line with options and checks that nothing was lost.
 #[track_caller]
@@ -91,7 +91,7 @@ fn clang_optimising_sqlite_loses_nothing() {
     let (_, observed) = nothing_lost(&command, &[]);
     assert!(observed.replay.event_count > 20_000_000, "{} events", observed.replay.event_count);
     // Small enough to be full again and again; the tiniest ring would stop the compiler half a million times.
-    let (_, observed) = nothing_lost(&command, &["--ring-bytes", "32768"]);
+    let (_, observed) = nothing_lost(&command, &["--ring-bytes", "65536"]);
     let stops = stop_count(&observed);
     assert!(stops >= 100, "back-pressure fired only {stops} times");
 }
@@ -99,7 +99,7 @@ fn clang_optimising_sqlite_loses_nothing() {
 #[test]
 fn losses_are_counted_located_and_shown() {
     let Some(_live) = live() else { return };
-    let options = ["--no-lossless", "--ring-bytes", "4096"];
+    let options = ["--no-lossless", "--stacks", "none", "--ring-bytes", "4096"];
     let recording = Scenario { arguments: &["4", "400000"], options: &options, ..Scenario::new("churn") };
     // The recorder says on standard error that it lost events: that is wrong enough for --quiet.
     let command = std::iter::once(tests::workload::built("churn").display().to_string())

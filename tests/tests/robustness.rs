@@ -122,7 +122,7 @@ fn the_recorder_is_killed_while_the_target_is_held_back() {
     for round in 0..5 {
         let delay = Duration::from_millis(moments.next_ms(2500));
         eprintln!("round {round}: killed {delay:?} after the trace began");
-        kill_recorder_after(delay, &["--ring-bytes", "4096"], round % 2 == 0);
+        kill_recorder_after(delay, &["--stacks", "none", "--ring-bytes", "4096"], round % 2 == 0);
     }
 }
 

@@ -9,19 +9,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use trace_format::{
-    BlockId, CaptureStats, Domain, Entry, EntryId, EntryKind, Frame, Header, Module, Op, Process, StackId, Target,
-    Thread, ThreadId, Trace, TraceWriter, WriterOptions,
+    BlockId, CaptureStats, Domain, Entry, EntryId, EntryKind, Frame, Header, Module, Op, Process, StackId,
+    StackQuality, Target, Thread, ThreadId, Trace, TraceWriter, Walk, WriterOptions,
 };
 
 const EVENT_COUNT: usize = 4_000_000;
 const SITE_COUNT: u64 = 20_000;
 const FUNCTION_COUNT: u64 = 3000;
+/// Call sites in each function.
+const CALLEES: u64 = 3;
 const ROUNDS: usize = 5;
 
 struct Step {
     time_ns: u64,
     thread: ThreadId,
     site: usize,
+    walk: Walk,
     op: Op,
 }
 
@@ -89,12 +92,31 @@ fn functions(random: &mut Random) -> Vec<Function> {
     (0..FUNCTION_COUNT).map(|_| Function { acts: (0..=random.skewed(60)).map(|_| act(random)).collect() }).collect()
 }
 
+/// The site whose frame is the caller of this one's.
+fn caller(site: u64) -> u64 {
+    site / CALLEES
+}
+
+/// How the stack of a site continues that of another: nearly always as the tree says. Where they part, most callees of a
+/// function are called from several of its lines, so that the activation is the same and only its call moved.
+fn walk(random: &mut Random, before: u64, site: u64) -> Walk {
+    let (mut one, mut other) = (before, site);
+    while one != other && caller(one) != caller(other) {
+        let deeper = if one > other { &mut one } else { &mut other };
+        *deeper = caller(*deeper);
+    }
+    let same_function = Random(caller(one)).next() % 100 < 40;
+    let rarely = random.next() % 500 == 0;
+    let quality = if random.next() % 5000 == 0 { StackQuality::NoRule } else { StackQuality::Complete };
+    Walk { quality, renewed: u32::from(rarely), moved: one != other && same_function }
+}
+
 fn steps() -> Vec<Step> {
     let mut random = Random(1);
     let functions = functions(&mut random);
     let mut heap = Heap::default();
     let mut live: Vec<(BlockId, u64, usize)> = Vec::new();
-    let (mut births, mut time_ns) = (0, 0);
+    let (mut births, mut time_ns, mut last_site) = (0, 0, 0);
     let mut steps = Vec::with_capacity(EVENT_COUNT + 64);
     while steps.len() < EVENT_COUNT {
         for act in &functions[random.skewed(FUNCTION_COUNT) as usize].acts {
@@ -116,7 +138,9 @@ fn steps() -> Vec<Step> {
                     (site, Op::Free { entry: EntryId(1), target: Target::Block(block) })
                 }
             };
-            steps.push(Step { time_ns, thread: ThreadId(0), site: site as usize, op });
+            let walk = walk(&mut random, last_site, site);
+            last_site = site;
+            steps.push(Step { time_ns, thread: ThreadId(0), site: site as usize, walk, op });
         }
     }
     steps
@@ -135,14 +159,13 @@ fn write(steps: &[Step], out: impl Write + Send + 'static, zstd_level: i32) -> (
     let mut stacks = Vec::new();
     for site in 0..SITE_COUNT * 2 {
         let frame = writer.frame(Frame { module, address: site * 24 });
-        let parent = if site == 0 { StackId::EMPTY } else { stacks[site as usize / 3] };
+        let parent = if site == 0 { StackId::EMPTY } else { stacks[caller(site) as usize] };
         stacks.push(writer.stack(parent, frame));
     }
     let start = Instant::now();
     for step in steps {
-        writer
-            .push(step.time_ns, step.thread, stacks[step.site], trace_format::Walk::NONE, &step.op)
-            .expect("the stream keeps the rules");
+        let stack = stacks[step.site];
+        writer.push(step.time_ns, step.thread, stack, step.walk, &step.op).expect("the stream keeps the rules");
     }
     let pushed = start.elapsed();
     let written = writer.finish(CaptureStats::default(), Vec::new()).expect("it is writable");
@@ -155,6 +178,8 @@ fn main() -> io::Result<()> {
     let mut out = io::stdout().lock();
     let steps = steps();
     let count = steps.len() as f64;
+    let moved = steps.iter().filter(|step| step.walk.moved).count() as f64 / count * 100.0;
+    writeln!(out, "{count} events, {moved:.0} % with a call that moved")?;
     let best = |mut run: Box<dyn FnMut() -> Duration + '_>| {
         (0..ROUNDS).map(|_| run()).min().expect("there is a round").as_secs_f64()
     };

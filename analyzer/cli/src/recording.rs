@@ -19,8 +19,8 @@ use crate::progress::RecordingBar;
 
 /// Exit code where this machine or user cannot record.
 const CANNOT_RECORD: u8 = 4;
-/// Deepest frame-pointer stack.
-const MAX_FRAMES: u32 = 127;
+/// Deepest stack walk, frames.
+const MAX_FRAMES: u32 = 512;
 
 /// Options of every recording.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,11 +40,11 @@ pub(crate) struct RecordingArgs {
     /// Never make the target wait: count and locate what is lost [default for attach]
     #[arg(long)]
     no_lossless: bool,
-    /// Size of the ring between kernel and recorder, a power of two
+    /// Size of the ring between kernel and recorder, a power of two; at least 65536 unless `--stacks none`
     #[arg(long, value_name = "BYTES", default_value = "16777216", value_parser = ring_size)]
     ring_bytes: u64,
-    /// How stacks are taken: `fp` follows frame pointers, `none` takes the return address of the call alone
-    #[arg(long, value_enum, default_value = "fp")]
+    /// How stacks are taken: `full` unwinds them to their root, `none` takes the return address of the call alone
+    #[arg(long, value_enum, default_value = "full")]
     stacks: Stacks,
     /// Take no stacks for frees (their return address is always taken)
     #[arg(long)]
@@ -65,8 +65,8 @@ pub(crate) struct RecordingArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Stacks {
-    /// Frame pointers.
-    Fp,
+    /// All frames, by unwind tables, without frame pointers.
+    Full,
     /// The return address alone.
     None,
 }
@@ -95,7 +95,7 @@ impl RecordingArgs {
             lossless: false,
             no_lossless: false,
             ring_bytes: 1 << 24,
-            stacks: Stacks::Fp,
+            stacks: Stacks::Full,
             no_free_stacks: false,
             no_addresses: false,
             duration: None,
@@ -111,7 +111,7 @@ impl RecordingArgs {
             tuning: Tuning {
                 ring_bytes: self.ring_bytes,
                 lossless,
-                max_frames: if self.stacks == Stacks::Fp { MAX_FRAMES } else { 0 },
+                max_frames: if self.stacks == Stacks::Full { MAX_FRAMES } else { 0 },
                 free_stacks: !self.no_free_stacks,
                 floor: self.floor,
             },

@@ -10,8 +10,16 @@ use core::mem::{offset_of, size_of};
 pub const PENDING_DEPTH: usize = 8;
 /// Threads that find their state by index alone: thread id modulo this. Those that collide use a hash table.
 pub const THREAD_SLOTS: u32 = 1 << 13;
-/// Most frames one record can carry.
-pub const MAX_FRAMES: usize = 128;
+/// Deepest stack walk, and most frames one record can carry. A power of two.
+pub const MAX_FRAMES: usize = 512;
+/// Bytes of a thread's stack that a walk holds a copy of at a time. A power of two.
+pub const WINDOW_BYTES: usize = 4096;
+/// Threads whose walks find their memory by index alone: thread id modulo this. Those that collide use a hash table.
+pub const WALK_SLOTS: u32 = 1 << 9;
+/// Known rules by address; a power of two.
+pub const KNOWN_RULES: u32 = 1 << 16;
+/// One in this many walks of a thread is timed. A power of two.
+pub const TIMED_WALKS: u32 = 64;
 /// Rows of the descriptor table.
 pub const MAX_DESCRIPTORS: u32 = 1 << 15;
 /// Threads that can be recorded at once.
@@ -65,7 +73,11 @@ pub struct Descriptor {
     /// Allocator domain within the process; calls of one domain nest into one event. Above 0.
     pub domain: u16,
     /// Bytes that `rsp` is below its value at the function's entry when the probe fires.
-    pub stack_adjust: u32,
+    pub stack_adjust: u16,
+    /// The caller's rbp, which frames further out may be found by.
+    pub rbp_at: ArgumentAt,
+    /// Reserved, 0.
+    pub reserved: u8,
     /// The size argument.
     pub size_at: ArgumentAt,
     /// A factor of the size, for calloc and reallocarray.
@@ -74,8 +86,8 @@ pub struct Descriptor {
     pub pointer_at: ArgumentAt,
     /// The alignment argument.
     pub alignment_at: ArgumentAt,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// The process's code now: a row of the map of [`unwind::Space`]s.
+    pub space: u32,
     /// First address of the domain's code in the process: a nested call returns into it.
     pub text_start: u64,
     /// One past its last address.
@@ -147,7 +159,10 @@ pub struct ThreadState {
     pub pending: [Pending; PENDING_DEPTH],
 }
 
-/// One event in the ring, followed by `frame_count` frames.
+/// One event in the ring, followed by `frame_count` frames, the innermost first.
+///
+/// The frames of its stack are these and behind them the outermost `kept` frames of the stack that the thread's record
+/// before had. The innermost frame is the caller of the allocator: its address is `return_address`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {
@@ -155,9 +170,9 @@ pub struct Record {
     pub kind: u8,
     /// log2 of the alignment plus one, 0 for none.
     pub alignment: u8,
-    /// Frames that follow; the first is the caller of the function that called the allocator.
+    /// Frames that follow.
     pub frame_count: u16,
-    /// Outer frames kept from the thread's previous record (a walker that cannot tell sends 0).
+    /// Outermost frames that are those of the thread's record before.
     pub kept: u16,
     /// Domain of the call that this one is part of, 0 for none.
     pub outer_domain: u16,
@@ -169,8 +184,10 @@ pub struct Record {
     pub time_ns: u64,
     /// Row of the descriptor table.
     pub descriptor: u32,
-    /// `RECORD_*` flags.
-    pub flags: u32,
+    /// How the walk ended, an [`unwind::WalkEnd`].
+    pub walk_end: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 3],
     /// Where the call returns to.
     pub return_address: u64,
     /// Canonical frame address of the allocator's frame: `rsp` before the call.
@@ -181,17 +198,80 @@ pub struct Record {
     pub size: u64,
 }
 
-/// The walk was cut short by [`MAX_FRAMES`] or by a frame that could not be read.
-pub const RECORD_TRUNCATED: u32 = 1;
-
 /// One frame of a record.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Return address.
+    /// Where the call that the frame is in returns to; one past the instruction that a signal interrupted. The byte
+    /// before it belongs to the frame's function.
     pub address: u64,
-    /// Canonical frame address of the frame it returns from.
+    /// Canonical frame address of that function's frame; of its callee where the walk ended here.
     pub cfa: u64,
+}
+
+/// A record with its frames, as it goes to the ring.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StackBuffer {
+    /// The record.
+    pub record: Record,
+    /// All frames of its stack, the innermost first.
+    pub frames: [Frame; MAX_FRAMES],
+}
+
+/// Where a stack walk is. It lies in map memory, not on the program's stack, so that the verifier has nothing to follow from
+/// one frame to the next.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WalkProgress {
+    /// The frame being looked at: where its call returns to, …
+    pub address: u64,
+    /// … an address inside of that call, which its rule is looked up by, …
+    pub call: u64,
+    /// … `rsp` behind that call …
+    pub sp: u64,
+    /// … and rbp.
+    pub rbp: u64,
+    /// First address that the window holds.
+    pub window_start: u64,
+    /// Bytes that it holds.
+    pub window_bytes: u64,
+    /// The process's code.
+    pub space: u32,
+    /// Frames walked.
+    pub count: u32,
+    /// How the walk ended, an [`unwind::WalkEnd`].
+    pub end: u32,
+    /// Frames of the record before.
+    pub before_count: u32,
+    /// The innermost of them that has not been passed.
+    pub at: u32,
+    /// First of the frames that agree with those before, one by one, up to the last one walked; all ones for none.
+    pub run: u32,
+    /// Its partner before.
+    pub run_before: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// What the kernel side keeps of a thread's stack walks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalkState {
+    /// The thread's id; 0 for a slot that nobody uses.
+    pub tid: u64,
+    /// Which buffer holds the stack of the record before.
+    pub current: u32,
+    /// How many frames that has; 0 for none.
+    pub length: u32,
+    /// The copy of stack memory never crosses this address, where a copy failed before; 0 for none.
+    pub barrier: u64,
+    /// The walk now.
+    pub progress: WalkProgress,
+    /// The stacks of the record before and of the one in the making.
+    pub buffers: [StackBuffer; 2],
+    /// Copy of stack memory.
+    pub window: [u64; WINDOW_BYTES / 8],
 }
 
 /// Losses of one CPU, as the ring record of kind [`RecordKind::Loss`].
@@ -236,6 +316,10 @@ pub struct CpuState {
     pub thread_failure_count: u64,
     /// Stops sent for back-pressure.
     pub stop_count: u64,
+    /// Stack walks that were timed, one in [`TIMED_WALKS`].
+    pub timed_walk_count: u64,
+    /// Their time, ns.
+    pub timed_walk_ns: u64,
 }
 
 /// Settings the collector gives the programs; the one row of the control map.
@@ -244,7 +328,7 @@ pub struct CpuState {
 pub struct Control {
     /// 0: every program returns at once.
     pub armed: u32,
-    /// Deepest frame-pointer walk; 0 takes the return address alone.
+    /// Deepest stack walk, at most [`MAX_FRAMES`]; 0 takes the return address alone.
     pub max_frames: u32,
     /// Unread ring bytes above which the thread is stopped; 0 for never.
     pub stop_bytes: u64,
@@ -273,6 +357,8 @@ const _: () = {
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
-    assert!(size_of::<CpuState>() == 64);
+    assert!(size_of::<StackBuffer>() == 64 + 16 * MAX_FRAMES);
+    assert!(size_of::<WalkState>() == 24 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + WINDOW_BYTES);
+    assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);
 };

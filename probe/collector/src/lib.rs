@@ -22,9 +22,11 @@ mod notice;
 pub mod placement;
 mod placer;
 mod session;
+mod spaces;
 pub mod survey;
 pub mod target;
 mod tracer;
+pub mod unwind;
 
 pub use error::CollectError;
 pub use intake::Progress;

@@ -3,7 +3,10 @@
 //! A notice carries the ring position at which it became true: everything before that position happened before it.
 //! It is sent while the threads it concerns are stopped, so that what they do next comes after it.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{Arc, OnceLock},
+};
 
 use probe_abi::ThreadState;
 use trace_format::{
@@ -76,6 +79,8 @@ pub(crate) struct ModuleFile {
     pub(crate) size_bytes: u64,
     /// The file itself, for symbols; `None` for the vdso and for regions without one.
     pub(crate) file: Option<File>,
+    /// Where its functions begin (ELF virtual addresses, ascending), once its unwind table was made.
+    pub(crate) functions: OnceLock<Vec<u64>>,
 }
 
 /// Where a module's code lies in a process.

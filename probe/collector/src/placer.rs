@@ -7,7 +7,7 @@ use std::{
     fs,
     os::fd::AsRawFd as _,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread::{self, JoinHandle},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     kernel::{Hook, Kernel, Link, Wanted},
     notice::{CodeRange, ModuleFile, Plan, PlannedRow, ProbeReport},
     placement::{ArgLocation, ArgRegister, KernelRules, Placement},
+    spaces::{Code, Spaces},
     target::{
         Discovery, Domain, FileIdentity, Linking, ListState, Mappings, ModuleCache, PlannedFunction, ResultSource,
         TargetError, discover, linker_notification, open_mapped_file,
@@ -47,6 +48,7 @@ impl PlacedFunction {
 pub(crate) struct Placed {
     functions: Vec<PlacedFunction>,
     domains: HashSet<(FileIdentity, &'static str)>,
+    code: Code,
 }
 
 /// Places probes; remembers files over processes.
@@ -54,6 +56,7 @@ pub(crate) struct Placer {
     cache: ModuleCache,
     files: HashMap<FileIdentity, Arc<ModuleFile>>,
     vdso: Arc<ModuleFile>,
+    spaces: Spaces,
     retiring: Vec<JoinHandle<()>>,
     /// Rows whose probes are gone.
     unused: Arc<Mutex<Vec<u32>>>,
@@ -64,7 +67,14 @@ impl Placer {
         Self {
             cache: ModuleCache::new(KernelRules::default()),
             files: HashMap::new(),
-            vdso: Arc::new(ModuleFile { path: "[vdso]".into(), build_id: Vec::new(), size_bytes: 0, file: None }),
+            vdso: Arc::new(ModuleFile {
+                path: "[vdso]".into(),
+                build_id: Vec::new(),
+                size_bytes: 0,
+                file: None,
+                functions: OnceLock::new(),
+            }),
+            spaces: Spaces::new(),
             retiring: Vec::new(),
             unused: Arc::default(),
         }
@@ -96,6 +106,9 @@ impl Placer {
         }
         let mut plan = Plan { ranges: self.code_ranges(pid, &found), ..Plan::default() };
         let mut links = Vec::new();
+        if kernel.walks_stacks() {
+            self.update_code(kernel, pid, &plan.ranges, placed);
+        }
         for domain in &found.domains {
             let module = &found.modules[domain.module];
             if !placed.domains.insert((module.file.identity, domain.prefix)) {
@@ -106,7 +119,8 @@ impl Placer {
                 continue;
             };
             let name = found.domain_name(domain);
-            let site = Site { pid, number, domain, name: &name, file: &file };
+            let space = placed.code.space;
+            let site = Site { pid, number, domain, name: &name, file: &file, space };
             let prepared: Vec<Prepared> =
                 domain.functions.iter().map(|function| site.prepare(kernel, &module.file.image, function)).collect();
             site.attach(kernel, prepared, placed, &mut plan, &mut links);
@@ -125,11 +139,33 @@ impl Placer {
         Ok(Some((plan, links)))
     }
 
+    /// Tells the kernel where the code of a process lies now.
+    fn update_code(&mut self, kernel: &mut Kernel, pid: u32, ranges: &[CodeRange], placed: &mut Placed) {
+        if !self.spaces.update(kernel, pid, ranges, &mut placed.code) {
+            return;
+        }
+        for function in &mut placed.functions {
+            function.descriptor.space = placed.code.space;
+            kernel.describe_again(function.planned.row, function.descriptor);
+        }
+    }
+
+    /// What unwind tables cost so far: time spent on them, ns.
+    pub(crate) fn unwind_build_ns(&self) -> u64 {
+        self.spaces.build_ns()
+    }
+
+    /// What the person should know since the last time.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        self.spaces.take_warnings()
+    }
+
     /// Places in a forked child what stands in its parent, with rows of its own: they go blank when the child executes
     /// another program. The breakpoints are in its memory already, but the kernel runs our programs only for processes
     /// that a link names.
-    pub(crate) fn again(kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
-        let mut placed = Placed { functions: Vec::new(), domains: parent.domains.clone() };
+    pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
+        let code = self.spaces.share(&parent.code);
+        let mut placed = Placed { functions: Vec::new(), domains: parent.domains.clone(), code };
         let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
         for function in &parent.functions {
@@ -154,6 +190,7 @@ impl Placer {
         for row in &rows {
             kernel.blank(*row);
         }
+        self.spaces.release(kernel, &placed.code);
         kernel.release_rows(std::mem::take(&mut *self.unused.lock().expect("nobody panics with it")));
         self.retiring.retain(|thread| !thread.is_finished());
         let unused = Arc::clone(&self.unused);
@@ -223,6 +260,7 @@ impl Placer {
             build_id: facts.image.build_id.clone(),
             size_bytes: facts.image.file_bytes,
             file: Some(file),
+            functions: OnceLock::new(),
         });
         self.files.insert(identity, Arc::clone(&module));
         Some(module)
@@ -243,6 +281,7 @@ struct Site<'a> {
     domain: &'a Domain,
     name: &'a str,
     file: &'a Arc<ModuleFile>,
+    space: u32,
 }
 
 /// A function whose probes are ready to be placed, or cannot be.
@@ -385,12 +424,14 @@ impl Site<'_> {
             action: action as u8,
             flags,
             domain: self.number,
-            stack_adjust: placement.stack_adjust_bytes,
+            stack_adjust: u16::try_from(placement.stack_adjust_bytes).ok()?,
+            rbp_at: placement.caller_rbp.and_then(location).unwrap_or(0),
+            reserved: 0,
             size_at: at(semantics.size)?,
             count_at: at(semantics.count)?,
             pointer_at: at(if by_pointer { semantics.out_pointer } else { semantics.pointer })?,
             alignment_at: at(semantics.alignment)?,
-            reserved: 0,
+            space: self.space,
             text_start: self.domain.text.start,
             text_end: self.domain.text.end,
         })

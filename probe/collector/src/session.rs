@@ -195,7 +195,8 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
         }
     };
     let held_ns = signals.held_ns.load(Ordering::Relaxed);
-    let finished = finish(intake, broken, &kernel, &outcome, &progress, held_ns, end, began, symbolise);
+    let finished =
+        finish(intake, broken, &kernel, &outcome, &progress, held_ns, placer.unwind_build_ns(), end, began, symbolise);
     placer.finish();
     output.give_to_user();
     let (mut recorded, failed_on_disk) = finished;
@@ -348,6 +349,7 @@ fn finish(
     outcome: &Outcome,
     progress: &Progress,
     held_ns: u64,
+    unwind_build_ns: u64,
     end: &str,
     began: Instant,
     symbolise: Box<Symbolise<'_>>,
@@ -356,10 +358,13 @@ fn finish(
     let mut ring_failure_count = 0;
     let mut stop_count = 0;
     let mut full_table_count = 0;
+    let mut timed = (0, 0);
     for (cpu, state) in kernel.cpu_states().iter().enumerate() {
         ring_failure_count += state.lost_count;
         stop_count += state.stop_count;
         full_table_count += state.thread_failure_count;
+        timed.0 += state.timed_walk_count;
+        timed.1 += state.timed_walk_ns;
         if state.untold.first_ns != 0 && broken.is_none() {
             broken = intake.untold_loss(cpu as u32, state.untold).err();
         }
@@ -370,6 +375,13 @@ fn finish(
     }
     let costs = kernel.program_costs();
     stats.ring_failure_count = ring_failure_count;
+    let tables = kernel.table_totals();
+    stats.unwind_sample_count = timed.0;
+    stats.unwind_sample_ns = timed.1;
+    stats.unwind_table_count = tables.table_count;
+    stats.unwind_row_count = tables.row_count;
+    stats.unwind_kernel_bytes = kernel.unwind_bytes();
+    stats.unwind_build_ns = unwind_build_ns;
     stats.missed_run_count = costs.missed_run_count;
     stats.program_ns = costs.run_time_ns;
     stats.program_run_count = costs.run_count;
@@ -421,7 +433,7 @@ fn header(subject: &Subject, options: &Options) -> Header {
         attached_pid,
         options: vec![
             format!("lossless={}", tuning.lossless),
-            format!("stacks={}", if tuning.max_frames > 0 { "fp" } else { "none" }),
+            format!("stacks={}", if tuning.max_frames > 0 { "full" } else { "none" }),
             format!("free-stacks={}", tuning.free_stacks),
             format!("follow={}", options.following.children),
             format!("ring-bytes={}", tuning.ring_bytes),

@@ -27,7 +27,7 @@ use probe_abi::{
 
 use crate::{
     maps::{CONTROL, CPUS, DESCRIPTORS},
-    record::{count_loss, current, emit},
+    record::{Start, count_loss, current, emit},
     threads,
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         return;
     }
     let (pid, tid) = current();
-    let Some(thread) = threads::find_or_make(tid, control.max_frames > 0) else {
+    let Some(thread) = threads::find_or_make(tid) else {
         lose_thread(descriptor);
         return;
     };
@@ -130,7 +130,8 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         thread.last_freed = 0;
         record.kind = RecordKind::ReallocBegin as u8;
     }
-    emit(control, thread, regs.rbp, &record, control.free_stacks != 0);
+    let start = Start { rbp: argument(regs, descriptor.rbp_at), space: descriptor.space };
+    emit(control, thread, if control.free_stacks != 0 { Some(start) } else { None }, &record);
 }
 
 /// Return of an allocator function whose return address stands (or stood) in `slot`. `shared`: the probed instruction
@@ -190,7 +191,7 @@ pub(crate) fn leave(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
         size: call.size,
         ..EMPTY_RECORD
     };
-    emit(control, thread, regs.rbp, &record, true);
+    emit(control, thread, Some(Start { rbp: regs.rbp, space: descriptor.space }), &record);
 }
 
 const EMPTY_RECORD: Record = Record {
@@ -203,7 +204,8 @@ const EMPTY_RECORD: Record = Record {
     tid: 0,
     time_ns: 0,
     descriptor: 0,
-    flags: 0,
+    walk_end: 0,
+    reserved: [0; 3],
     return_address: 0,
     cfa: 0,
     pointer: 0,

@@ -20,6 +20,7 @@
 mod calls;
 mod maps;
 mod record;
+mod rules;
 mod threads;
 mod walk;
 

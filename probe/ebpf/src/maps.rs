@@ -2,11 +2,14 @@
 //! the ring when it loads them.
 
 use aya_ebpf::{
-    macros::map,
+    btf_maps::{Array as BtfArray, ArrayOfMaps},
+    macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use probe_abi::{
-    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, MAX_THREADS, Record, THREAD_SLOTS, ThreadState,
+    Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, MAX_THREADS, THREAD_SLOTS, ThreadState, WALK_SLOTS,
+    WalkState,
+    unwind::{MAX_TABLES, MAX_WIDE_RULES, Space, WideRule},
 };
 
 /// Entries are allocated when a thread first appears.
@@ -32,9 +35,31 @@ pub(crate) static SLOTS: Array<ThreadState> = Array::with_max_entries(THREAD_SLO
 #[map]
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
 
-/// Where a thread's record is put together, by thread id. Per thread, not per CPU: a program can be preempted.
+/// Memory for stack walks, by thread id modulo the number of slots. Per thread, not per CPU: a program can be preempted.
 #[map]
-pub(crate) static SCRATCH: HashMap<u32, Scratch> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
+pub(crate) static WALKS: Array<WalkState> = Array::with_max_entries(WALK_SLOTS, 0);
+
+/// The same for threads whose slot another thread has, by thread id.
+#[map]
+pub(crate) static MORE_WALKS: HashMap<u32, WalkState> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
+
+/// Unwind tables, one array of words per module; each is as long as it needs to be.
+#[btf_map]
+pub(crate) static TABLES: ArrayOfMaps<BtfArray<u64, 1, TABLE_FLAGS>, { MAX_TABLES as usize }> = ArrayOfMaps::new();
+/// `BPF_F_INNER_MAP` (tables differ in length) and `BPF_F_MMAPABLE` (the collector copies them in).
+const TABLE_FLAGS: usize = 0x1000 | 0x400;
+
+/// Rules that do not fit a row, of all modules.
+#[map]
+pub(crate) static WIDE_RULES: Array<WideRule> = Array::with_max_entries(MAX_WIDE_RULES, 0);
+
+/// The code of each process, by number.
+#[map]
+pub(crate) static SPACES: HashMap<u32, Space> = HashMap::with_max_entries(1 << 14, NO_PREALLOC);
+
+/// Rules found before, by address and space.
+#[map]
+pub(crate) static KNOWN: Array<Known> = Array::with_max_entries(KNOWN_RULES, 0);
 
 /// Why we stopped a thread, by thread id; the collector deletes the entry when it has dealt with the stop.
 #[map]
@@ -44,9 +69,10 @@ pub(crate) static STOPS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_THREA
 #[map]
 pub(crate) static CPUS: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
 
-/// A record with its frames.
+/// A rule and the place it holds for. Two CPUs may write one entry at a time: halves that do not belong together fail the
+/// test `check == key ^ rule × ODD`.
 #[repr(C)]
-pub(crate) struct Scratch {
-    pub(crate) record: Record,
-    pub(crate) frames: [Frame; MAX_FRAMES],
+pub(crate) struct Known {
+    pub(crate) check: u64,
+    pub(crate) rule: u64,
 }

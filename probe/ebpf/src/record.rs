@@ -12,11 +12,12 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    Control, Frame, Loss, LossRecord, MAX_FRAMES, RECORD_TRUNCATED, Record, RecordKind, STOP_BACKPRESSURE, ThreadState,
+    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, TIMED_WALKS, ThreadState,
+    unwind::WalkEnd,
 };
 
 use crate::{
-    maps::{CONTROL, CPUS, RING, SCRATCH, STOPS},
+    maps::{CONTROL, CPUS, RING, STOPS},
     walk,
 };
 
@@ -26,19 +27,30 @@ const NO_WAKEUP: u64 = 1;
 const AVAILABLE_DATA: u64 = 0;
 const SIGSTOP: u32 = 19;
 
-/// Completes `record` with time and stack and gives it to the ring. `frame_pointer` is rbp in the allocator's caller.
+/// Where a stack walk starts, besides what the record says.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    /// rbp of the allocator's caller.
+    pub(crate) rbp: u64,
+    /// The process's code.
+    pub(crate) space: u32,
+}
+
+/// Completes `record` with time and stack and gives it to the ring. No stack is taken without a `start`.
 #[inline(always)]
-pub(crate) fn emit(control: &Control, thread: &mut ThreadState, frame_pointer: u64, record: &Record, stack: bool) {
+pub(crate) fn emit(control: &Control, thread: &mut ThreadState, start: Option<Start>, record: &Record) {
     let time_ns = unsafe { bpf_ktime_get_ns() };
     if control.lossy != 0 {
         tell_loss(0);
     }
     let count = thread.record_count;
     thread.record_count = count.wrapping_add(1);
-    let sent = if stack && control.max_frames > 0 {
-        send_with_frames(control, frame_pointer, record, time_ns)
-    } else {
-        send(record, time_ns)
+    let sent = match start {
+        Some(start) if control.max_frames > 0 => {
+            let timed = count & (TIMED_WALKS - 1) == 0;
+            send_with_frames(control.max_frames, start, record, time_ns, timed)
+        }
+        _ => send(record, time_ns),
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
@@ -64,26 +76,60 @@ fn stop_for_reader() -> u32 {
 #[inline(always)]
 fn send(record: &Record, time_ns: u64) -> bool {
     let Some(mut place) = RING.reserve::<Record>(0) else { return false };
-    place.write(Record { time_ns, ..*record });
+    place.write(Record { time_ns, walk_end: WalkEnd::NotTaken as u8, ..*record });
     place.submit(NO_WAKEUP);
     true
 }
 
 #[inline(always)]
-fn send_with_frames(control: &Control, frame_pointer: u64, record: &Record, time_ns: u64) -> bool {
-    let walked = walk::walk(record.tid, frame_pointer, record.cfa, control.max_frames);
-    let Some(scratch) = SCRATCH.get_ptr_mut(record.tid) else { return send(record, time_ns) };
-    let scratch = unsafe { &mut *scratch };
-    let count = walked as u32 & (MAX_FRAMES as u32 - 1);
-    scratch.record = Record {
-        time_ns,
-        frame_count: count as u16,
-        flags: if walked & walk::TRUNCATED != 0 { RECORD_TRUNCATED } else { 0 },
-        ..*record
-    };
-    let length = size_of::<Record>() + count as usize * size_of::<Frame>();
-    let bytes = unsafe { core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), length) };
-    RING.output::<[u8]>(bytes, NO_WAKEUP).is_ok()
+fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, timed: bool) -> bool {
+    let space_and_limit = (start.space as u64) << 32 | limit as u64;
+    let found = walk::walk(record.tid, record.return_address, record.cfa, start.rbp, space_and_limit);
+    if timed {
+        count_time(time_ns);
+    }
+    let Some(state) = walk::memory(record.tid) else { return send(record, time_ns) };
+    // SAFETY: a map value, of this thread alone.
+    let state = unsafe { &mut *state };
+    let fresh = found.frame_count().wrapping_sub(found.kept());
+    if fresh > MAX_FRAMES as u32 {
+        return send(record, time_ns);
+    }
+    let next = (state.current & 1) ^ 1;
+    let buffer = &raw mut state.buffers[(next & 1) as usize];
+    // SAFETY: a buffer of the state; its front is the record, behind it stand as many frames as are sent.
+    unsafe {
+        (*buffer).record = Record {
+            time_ns,
+            frame_count: fresh as u16,
+            kept: found.kept() as u16,
+            walk_end: found.end(),
+            ..*record
+        };
+        let length = size_of::<Record>() + fresh as usize * size_of::<Frame>();
+        let bytes = core::slice::from_raw_parts(buffer.cast::<u8>(), length);
+        if RING.output::<[u8]>(bytes, NO_WAKEUP).is_err() {
+            // The reader does not know this stack: the next one comes whole.
+            state.length = 0;
+            return false;
+        }
+    }
+    state.current = next;
+    state.length = found.frame_count();
+    true
+}
+
+/// Adds the time since `begin_ns` to the timed walks of this CPU.
+#[inline(never)]
+fn count_time(begin_ns: u64) -> u32 {
+    if let Some(cpu) = CPUS.get_ptr_mut(0) {
+        let cpu = unsafe { &mut *cpu };
+        let spent = unsafe { bpf_ktime_get_ns() } - begin_ns;
+        add(&mut cpu.timed_walk_count);
+        // SAFETY: the field is aligned and lives in a map value.
+        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(&raw mut cpu.timed_walk_ns, spent) };
+    }
+    0
 }
 
 /// Adds one to a counter of this CPU. A program can be preempted by another one on the same CPU: hence atomic.

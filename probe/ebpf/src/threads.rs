@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg};
 
 use probe_abi::{THREAD_SLOTS, ThreadState};
 
-use crate::maps::{SCRATCH, SLOTS, Scratch, THREADS};
+use crate::maps::{SLOTS, THREADS};
 
 /// The state of a thread that has one.
 #[inline(always)]
@@ -16,27 +16,22 @@ pub(crate) fn find(tid: u32) -> Option<*mut ThreadState> {
 
 /// The state of a thread, made if it has none. `None` when there is no room for it.
 #[inline(always)]
-pub(crate) fn find_or_make(tid: u32, frames: bool) -> Option<*mut ThreadState> {
+pub(crate) fn find_or_make(tid: u32) -> Option<*mut ThreadState> {
     let slot = SLOTS.get_ptr_mut(tid & (THREAD_SLOTS - 1))?;
     if unsafe { (*slot).tid } == tid as u64 {
         return Some(slot);
     }
-    make(tid, frames as u32);
+    make(tid);
     find(tid)
 }
 
-/// All-zero values to start with; a program's stack is too small for them.
+/// An all-zero value to start with; a program's stack is too small for it.
 static ZERO_THREAD: [u64; size_of::<ThreadState>() / 8] = [0; size_of::<ThreadState>() / 8];
-static ZERO_SCRATCH: [u64; size_of::<Scratch>() / 8] = [0; size_of::<Scratch>() / 8];
 
 /// Takes the thread's slot if nobody has it, else a place in the hash table. A slot given back is all zero.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn make(tid: u32, frames: u32) -> u32 {
-    if frames != 0 {
-        let scratch = unsafe { &*(&raw const ZERO_SCRATCH).cast::<Scratch>() };
-        let _ = SCRATCH.insert(tid, scratch, 1);
-    }
+pub extern "C" fn make(tid: u32) -> u32 {
     let Some(slot) = SLOTS.get_ptr_mut(tid & (THREAD_SLOTS - 1)) else { return 0 };
     let owner = unsafe { &raw mut (*slot).tid };
     // SAFETY: the field is aligned and lives in a map value.

@@ -1,84 +1,436 @@
-//! Walks the user stack. Responsible for the frames above an allocator call; the interface (`walk`) stays when the
-//! walker is replaced by one that needs no frame pointers.
+//! Walks the user stack with the unwind tables. Responsible for the frames of a call, which of them the thread's record
+//! before had already, and how the walk ended; where rules come from is `rules`' business.
+//!
+//! ```text
+//!                         ┌ frames of this call, innermost first      ┌ frames of the record before
+//!   malloc's caller   a ──┤ (address, CFA)                        x ──┤
+//!                     b   │                                       b   │  same address and CFA from here to the root:
+//!                     c   │                                       c   │  kept = 3, and only `a` goes to the ring
+//!   _start            d ──┘                                       d ──┘
+//! ```
+//!
+//! Every frame is walked and compared, none is taken for granted: a return address deep in the stack changes while the
+//! ones around it stay. Stack memory is read through a *window*, a copy of up to 4 KiB that is made anew when a slot lies
+//! outside of it: one copy costs about as much as two single reads. CFAs are not assumed to grow (fibers, signal
+//! stacks).
 
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg},
+};
 
-use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_loop};
-use probe_abi::{Frame, MAX_FRAMES, PENDING_DEPTH, ThreadState};
+use aya_ebpf::helpers::{
+    bpf_probe_read_user,
+    generated::{bpf_loop, bpf_probe_read_user as read_user},
+};
+use probe_abi::{
+    Frame, MAX_FRAMES, PENDING_DEPTH, WALK_SLOTS, WINDOW_BYTES, WalkProgress, WalkState,
+    unwind::{
+        BASE_CFA, BASE_RBP, BASE_SAME, KIND_RBP, KIND_RSP, KIND_WIDE, Rule, SPECIAL_PLT, SPECIAL_ROOT, SPECIAL_SIGNAL,
+        UCONTEXT_RBP, UCONTEXT_RIP, UCONTEXT_RSP, WalkEnd,
+    },
+};
 
-use crate::{maps::SCRATCH, threads};
+use crate::{
+    maps::{MORE_WALKS, WALKS, WIDE_RULES},
+    rules, threads,
+};
 
-/// Set in the result of [`walk`] when the walk was cut short.
-pub(crate) const TRUNCATED: u64 = 1 << 32;
+const LAST: u32 = MAX_FRAMES as u32 - 1;
+/// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
+const BELOW: u64 = 64;
 
-/// Follows frame pointers from the caller of an allocator and writes what it finds into the thread's scratch record:
-///
-/// ```text
-///   rbp ─▶ [ saved rbp ][ return address ]      cfa = rbp + 16
-/// ```
-///
-/// A chain must rise (`cfa` is where the caller's frame begins), and ends at 0 or where nothing is readable. Returns
-/// how many frames it wrote, with [`TRUNCATED`].
+/// What a walk found; packed into one word because it is the result of a function that the verifier checks by itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome(u64);
+
+impl Outcome {
+    #[inline(always)]
+    fn new(frame_count: u32, kept: u32, end: u8) -> Self {
+        Self(frame_count as u64 | (kept as u64) << 16 | (end as u64) << 32)
+    }
+
+    /// Frames of the stack.
+    #[inline(always)]
+    pub(crate) fn frame_count(self) -> u32 {
+        self.0 as u32 & 0xffff
+    }
+
+    /// Outermost ones that are those of the record before.
+    #[inline(always)]
+    pub(crate) fn kept(self) -> u32 {
+        (self.0 >> 16) as u32 & 0xffff
+    }
+
+    /// How it ended, a [`WalkEnd`].
+    #[inline(always)]
+    pub(crate) fn end(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+}
+
+/// Memory for the walks of a thread, made if there is none.
+#[inline(always)]
+pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
+    let slot = WALKS.get_ptr_mut(tid & (WALK_SLOTS - 1))?;
+    // SAFETY: a map value.
+    if unsafe { (*slot).tid } == tid as u64 {
+        return Some(slot);
+    }
+    let owner = unsafe { &raw mut (*slot).tid };
+    // SAFETY: the field is aligned and lives in a map value.
+    let (_, taken) = unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(owner, 0, tid as u64) };
+    if taken {
+        return Some(slot);
+    }
+    if let Some(known) = MORE_WALKS.get_ptr_mut(tid) {
+        return Some(known);
+    }
+    // Any value will do for the buffers, and a program's stack is too small to make one.
+    MORE_WALKS.insert(tid, unsafe { &*slot }, 1).ok()?;
+    let fresh = MORE_WALKS.get_ptr_mut(tid)?;
+    // SAFETY: a map value, of this thread alone.
+    unsafe {
+        (*fresh).length = 0;
+        (*fresh).barrier = 0;
+    }
+    Some(fresh)
+}
+
+/// Walks the stack of the running thread from the call that returns to `address`, where `rsp` will be `sp` and rbp
+/// is `rbp`, into the buffer of the thread's [`WalkState`] that does not hold the record before.
+#[inline(always)]
+pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> Outcome {
+    Outcome(walk_stack(tid, address, sp, rbp, space_and_limit))
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk(tid: u32, frame_pointer: u64, cfa: u64, limit: u32) -> u64 {
-    let Some(thread) = threads::find(tid) else { return TRUNCATED };
-    let Some(scratch) = SCRATCH.get_ptr_mut(tid) else { return TRUNCATED };
-    let frames = unsafe { &raw mut (*scratch).frames }.cast::<Frame>();
-    let mut chain = Chain { thread, frames, pointer: frame_pointer, floor: cfa, count: 0, outcome: TRUNCATED };
-    let steps = if limit < MAX_FRAMES as u32 { limit } else { MAX_FRAMES as u32 - 1 };
-    // SAFETY: the callback has the signature that the helper calls, and `chain` outlives the call.
-    unsafe { bpf_loop(steps, step as *mut c_void, (&raw mut chain).cast(), 0) };
-    chain.count | chain.outcome
+pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> u64 {
+    let Some(state) = memory(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8).0 };
+    // SAFETY: a map value, of this thread alone.
+    let current = unsafe { (*state).current } & 1;
+    let buffers = unsafe { &raw mut (*state).buffers };
+    let mut walk = Walk {
+        state,
+        frames: unsafe { &raw mut (*buffers)[(current ^ 1) as usize].frames }.cast(),
+        before: unsafe { &raw const (*buffers)[current as usize].frames }.cast(),
+        tid,
+    };
+    *walk.now() = WalkProgress {
+        address,
+        call: address.wrapping_sub(1),
+        sp,
+        rbp,
+        window_start: 0,
+        window_bytes: 0,
+        space: (space_and_limit >> 32) as u32,
+        count: 0,
+        end: WalkEnd::TooDeep as u32,
+        before_count: unsafe { (*state).length },
+        at: 0,
+        run: NO_RUN,
+        run_before: 0,
+        reserved: 0,
+    };
+    let limit = space_and_limit as u32;
+    let steps = if limit < MAX_FRAMES as u32 { limit } else { MAX_FRAMES as u32 };
+    // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
+    unsafe { bpf_loop(steps, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    let kept = kept(&mut walk);
+    let now = walk.now();
+    Outcome::new(now.count, kept, now.end as u8).0
 }
 
-/// The state of a walk. `bpf_loop` keeps the verifier from unrolling it.
+/// What the steps of a walk work on. `bpf_loop` keeps the verifier from unrolling them.
 #[repr(C)]
-struct Chain {
-    thread: *const ThreadState,
+struct Walk {
+    state: *mut WalkState,
     frames: *mut Frame,
-    pointer: u64,
-    floor: u64,
-    count: u64,
-    outcome: u64,
+    before: *const Frame,
+    tid: u32,
 }
 
-/// One step: reads the frame that `chain.pointer` names. Returns 1 to end the walk.
-unsafe extern "C" fn step(index: u32, chain: *mut Chain) -> u64 {
-    // SAFETY: `bpf_loop` hands over the pointer that `walk` gave it.
-    let chain = unsafe { &mut *chain };
-    let pointer = chain.pointer;
-    if pointer == 0 {
-        chain.outcome = 0;
+impl Walk {
+    /// Where it is.
+    #[inline(always)]
+    fn now<'a>(&self) -> &'a mut WalkProgress {
+        // SAFETY: a map value, of this thread alone.
+        unsafe { &mut (*self.state).progress }
+    }
+
+    #[inline(always)]
+    fn end(&self, end: WalkEnd) -> u64 {
+        self.now().end = end as u32;
+        1
+    }
+}
+
+const NO_RUN: u32 = u32::MAX;
+
+/// One frame. Returns 1 to end the walk.
+unsafe extern "C" fn step(index: u32, walk: *mut Walk) -> u64 {
+    // SAFETY: `bpf_loop` hands over the pointer that `walk_stack` gave it.
+    let walk = unsafe { &*walk };
+    if index > LAST {
         return 1;
     }
-    if pointer < chain.floor || pointer & 7 != 0 || index >= MAX_FRAMES as u32 {
-        return 1;
+    let now = walk.now();
+    let rule = match rules::rule_at(now.call, now.space) {
+        Ok(rule) => rule,
+        Err(end) => {
+            // The kernel's return trampoline is page aligned and belongs to no file. Ours were seen through already.
+            let foreign = end as u32 == WalkEnd::UnknownCode as u32 && now.address & 0xfff == 0;
+            now.end = if foreign { WalkEnd::ForeignProbe as u32 } else { end as u32 };
+            note(walk, index, now.sp);
+            return 1;
+        }
+    };
+    let base = match rule.kind() {
+        KIND_RSP => now.sp,
+        KIND_RBP => now.rbp,
+        _ => return unusual(walk, index, rule),
+    };
+    let cfa = base.wrapping_add((rule.cfa_words() * 8) as u64);
+    note(walk, index, cfa);
+    let Some(address) = read(walk, cfa - 8) else { return walk.end(WalkEnd::Unreadable) };
+    let slot = rule.rbp_slot();
+    if slot != 0 {
+        let Some(rbp) = read(walk, cfa - (slot * 8) as u64) else { return walk.end(WalkEnd::Unreadable) };
+        now.rbp = rbp;
     }
-    let Ok([saved, found]) = (unsafe { bpf_probe_read_user(pointer as *const [u64; 2]) }) else { return 1 };
-    if found == 0 {
-        chain.outcome = 0;
-        return 1;
+    go_out(walk, address, cfa)
+}
+
+/// Goes on to the frame that a call returns to.
+#[inline(always)]
+fn go_out(walk: &Walk, found: u64, cfa: u64) -> u64 {
+    let mut address = found;
+    if address & 0xfff == 0 {
+        if address == 0 {
+            return walk.end(WalkEnd::Root);
+        }
+        address = original_return(walk.tid, cfa - 8, address);
     }
-    // SAFETY: a map value for as long as the program runs.
-    let thread = unsafe { &*chain.thread };
-    let address = if found & 0xfff == 0 { original_return(thread, pointer + 8, found) } else { found };
-    chain.floor = pointer + 16;
-    // SAFETY: the index is below the length.
-    unsafe { *chain.frames.add(index as usize) = Frame { address, cfa: chain.floor } };
-    chain.count = index as u64 + 1;
-    chain.pointer = saved;
+    let now = walk.now();
+    now.address = address;
+    now.call = address.wrapping_sub(1);
+    now.sp = cfa;
     0
 }
 
-/// A return probe replaces a return address by the kernel's trampoline, which is page aligned; the pending call
-/// remembers what stood there.
+/// A frame with a rule that few frames have: root, wide, signal, PLT, or none that can be expressed.
+#[inline(never)]
+fn unusual(walk: &Walk, index: u32, rule: Rule) -> u64 {
+    let now = walk.now();
+    if rule.kind() != KIND_WIDE {
+        let code = rule.cfa_words();
+        if code == SPECIAL_SIGNAL {
+            return signal(walk, index);
+        }
+        if code != SPECIAL_PLT {
+            note(walk, index, now.sp);
+            return walk.end(if code == SPECIAL_ROOT { WalkEnd::Root } else { WalkEnd::Unsupported });
+        }
+        let cfa = now.sp + if now.call & 15 >= 11 { 16 } else { 8 };
+        note(walk, index, cfa);
+        let Some(address) = read(walk, cfa - 8) else { return walk.end(WalkEnd::Unreadable) };
+        return go_out(walk, address, cfa);
+    }
+    let Some(wide) = WIDE_RULES.get(rule.wide_index()) else { return walk.end(WalkEnd::Unsupported) };
+    let base = if wide.cfa_base == BASE_RBP { now.rbp } else { now.sp };
+    let mut cfa = base.wrapping_add(wide.cfa_offset as i64 as u64);
+    if wide.cfa_deref != 0 {
+        let Some(value) = read(walk, cfa) else {
+            note(walk, index, now.sp);
+            return walk.end(WalkEnd::Unreadable);
+        };
+        cfa = value.wrapping_add(wide.cfa_add as i64 as u64);
+    }
+    note(walk, index, cfa);
+    let Some(address) = read(walk, cfa - 8) else { return walk.end(WalkEnd::Unreadable) };
+    if wide.rbp_base != BASE_SAME {
+        let saved = match wide.rbp_base {
+            BASE_CFA => cfa,
+            BASE_RBP => now.rbp,
+            _ => now.sp,
+        };
+        let Some(rbp) = read(walk, saved.wrapping_add(wide.rbp_offset as i64 as u64)) else {
+            return walk.end(WalkEnd::Unreadable);
+        };
+        now.rbp = rbp;
+    }
+    go_out(walk, address, cfa)
+}
+
+/// The frame that the kernel made to call a signal handler: behind it stands what was interrupted, wherever that was.
 #[inline(always)]
-fn original_return(thread: &ThreadState, slot: u64, found: u64) -> u64 {
+fn signal(walk: &Walk, index: u32) -> u64 {
+    let now = walk.now();
+    let context = now.sp;
+    let (Some(rip), Some(rsp), Some(rbp)) =
+        (read(walk, context + UCONTEXT_RIP), read(walk, context + UCONTEXT_RSP), read(walk, context + UCONTEXT_RBP))
+    else {
+        note(walk, index, context);
+        return walk.end(WalkEnd::Unreadable);
+    };
+    note(walk, index, rsp);
+    // Not a call: the rule of this very instruction counts.
+    now.address = rip.wrapping_add(1);
+    now.call = rip;
+    now.sp = rsp;
+    now.rbp = rbp;
+    0
+}
+
+/// Writes the frame down and compares it with its partner in the record before.
+#[inline(always)]
+fn note(walk: &Walk, index: u32, cfa: u64) {
+    let now = walk.now();
+    let address = now.address;
+    let index = index & LAST;
+    // SAFETY: the index is below the length.
+    unsafe { *walk.frames.add(index as usize) = Frame { address, cfa } };
+    now.count = index + 1;
+    let before_count = now.before_count;
+    let mut at = now.at;
+    for _ in 0..4 {
+        // SAFETY: the index is below the length.
+        if at >= before_count || unsafe { (*walk.before.add((at & LAST) as usize)).cfa } >= cfa {
+            break;
+        }
+        at += 1;
+    }
+    let mut run = NO_RUN;
+    if at < before_count {
+        // SAFETY: the index is below the length.
+        let partner = unsafe { &*walk.before.add((at & LAST) as usize) };
+        if partner.address == address && partner.cfa == cfa {
+            let goes_on = now.run != NO_RUN && at.wrapping_sub(now.run_before) == index.wrapping_sub(now.run);
+            run = if goes_on { now.run } else { index };
+            if !goes_on {
+                now.run_before = at;
+            }
+            at += 1;
+        }
+    }
+    now.run = run;
+    now.at = at;
+}
+
+/// How many of the outermost frames are those of the record before: the longest common end of both lists.
+///
+/// The walk has found it nearly always: a run that reaches the end of both, and whose inner neighbours differ. Where it
+/// has not (CFAs that do not grow, many frames passed at once), the lists are compared from the root.
+#[inline(always)]
+fn kept(walk: &mut Walk) -> u32 {
+    let now = walk.now();
+    let (count, before_count) = (now.count, now.before_count);
+    if count == 0 || before_count == 0 {
+        return 0;
+    }
+    let aligned = now.run != NO_RUN && now.at == before_count;
+    now.run = if aligned { count.wrapping_sub(now.run) } else { 0 };
+    if partners_agree(walk) {
+        // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
+        unsafe { bpf_loop(MAX_FRAMES as u32, compare as *mut c_void, (&raw mut *walk).cast(), 0) };
+    }
+    now.run
+}
+
+/// Compares one more pair of frames, further in. Returns 1 at the first that differs.
+unsafe extern "C" fn compare(_index: u32, walk: *mut Walk) -> u64 {
+    // SAFETY: `bpf_loop` hands over the pointer that `kept` gave it.
+    let walk = unsafe { &*walk };
+    if !partners_agree(walk) {
+        return 1;
+    }
+    walk.now().run += 1;
+    0
+}
+
+/// Whether both lists have a frame with `run` frames outside of it, and the same.
+#[inline(always)]
+fn partners_agree(walk: &Walk) -> bool {
+    let now = walk.now();
+    let ours = now.count.wrapping_sub(now.run).wrapping_sub(1);
+    if ours > LAST {
+        return false;
+    }
+    // SAFETY: the index is below the length. Volatile: the compiler must not join both tests of an index into one, which
+    // the verifier does not follow.
+    let frame = unsafe { walk.frames.add(ours as usize).cast_const().read_volatile() };
+    let theirs = now.before_count.wrapping_sub(now.run).wrapping_sub(1);
+    if theirs > LAST {
+        return false;
+    }
+    // SAFETY: the index is below the length.
+    let partner = unsafe { &*walk.before.add(theirs as usize) };
+    frame.address == partner.address && frame.cfa == partner.cfa
+}
+
+/// Eight bytes of the stack.
+#[inline(always)]
+fn read(walk: &Walk, at: u64) -> Option<u64> {
+    let now = walk.now();
+    // SAFETY: a map value, of this thread alone.
+    let window = unsafe { &raw const (*walk.state).window }.cast::<u64>();
+    let offset = at.wrapping_sub(now.window_start);
+    if offset < now.window_bytes && offset & 7 == 0 {
+        // SAFETY: the index is below the length.
+        return Some(unsafe { *window.add((offset >> 3) as usize & (WINDOW_BYTES / 8 - 1)) });
+    }
+    if at & 7 == 0 && copy(walk, at.wrapping_sub(BELOW)) != 0 {
+        // SAFETY: as above.
+        return Some(unsafe { *window.add(BELOW as usize / 8) });
+    }
+    unsafe { bpf_probe_read_user(at as *const u64) }.ok()
+}
+
+/// Fills the window from an address on. A copy that fails leaves zeros, so it ends where it must not fail: at the end of
+/// its page, or before the address where a copy failed before (the end of the stack).
+#[inline(never)]
+fn copy(walk: &Walk, start: u64) -> u32 {
+    let (state, now) = (walk.state, walk.now());
+    // SAFETY: a map value, of this thread alone.
+    let window = unsafe { &raw mut (*state).window }.cast::<c_void>();
+    let barrier = unsafe { (*state).barrier };
+    now.window_start = start;
+    now.window_bytes = 0;
+    let mut bytes = WINDOW_BYTES as u64;
+    if barrier > start && barrier - start < bytes {
+        bytes = barrier - start;
+    }
+    // The mask and the test are for the verifier.
+    let mut whole = bytes & (2 * WINDOW_BYTES as u64 - 1);
+    if whole > WINDOW_BYTES as u64 {
+        whole = WINDOW_BYTES as u64;
+    }
+    // SAFETY: the window is as long as that.
+    if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
+        unsafe { (*state).barrier = (start | 0xfff) + 1 };
+        whole = WINDOW_BYTES as u64 - (start & 0xfff);
+        // SAFETY: as above.
+        if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
+            return 0;
+        }
+    }
+    now.window_bytes = whole & !7;
+    (now.window_bytes > BELOW) as u32
+}
+
+/// A return probe replaces a return address by the kernel's trampoline, which is page aligned; the pending call
+/// remembers what stood there. A function of its own for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn original_return(tid: u32, slot: u64, found: u64) -> u64 {
+    let Some(thread) = threads::find(tid) else { return found };
+    // SAFETY: a map value.
+    let thread = unsafe { &*thread };
     let mut address = found;
     for index in 0..PENDING_DEPTH {
         let call = &thread.pending[index];
-        if (index as u32) < thread.depth && call.slot == slot {
+        if (index as u32) < thread.depth && call.slot == slot && call.return_address != 0 {
             address = call.return_address;
         }
     }

@@ -4,6 +4,7 @@
 
 mod heap;
 mod names;
+mod stacks;
 
 use std::sync::{
     Arc,
@@ -11,16 +12,17 @@ use std::sync::{
 };
 
 use hashbrown::HashMap;
-use probe_abi::{Frame, LossRecord, RECORD_TRUNCATED, Record, RecordKind, ThreadState};
+use probe_abi::{Frame, LossRecord, Record, RecordKind, ThreadState, unwind::WalkEnd};
 use trace_format::{
     DomainId, EntryId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
-    event::{self, EndReason, Op},
+    event::{self, EndReason, Op, Walk},
     table::{CaptureStats, Nesting, Origin, Process, Thread},
 };
 
 use self::{
     heap::{Heap, Released},
     names::Names,
+    stacks::{Nodes, ThreadStack},
 };
 use crate::notice::{CodeRange, ModuleFile, Plan, What};
 
@@ -49,8 +51,8 @@ struct Target {
     /// Whether all its blocks were born under our eyes.
     began_empty: bool,
     ranges: Vec<CodeRange>,
-    /// Stacks of one frame, by return address: what most records need.
-    callers: FastMap<u64, StackId>,
+    /// Nodes of the stack tree, by the node further out and return address.
+    nodes: FastMap<(StackId, u64), StackId>,
     /// Domains by their number within the process.
     domains: FastMap<u16, DomainId>,
 }
@@ -61,10 +63,42 @@ struct OpenRealloc {
     released: Option<Released>,
 }
 
+impl Caller {
+    fn new(id: ThreadId, pid: u32) -> Self {
+        Self { id, pid, open: Vec::new(), stack: ThreadStack::default() }
+    }
+}
+
 struct Caller {
     id: ThreadId,
     pid: u32,
     open: Vec<OpenRealloc>,
+    stack: ThreadStack,
+}
+
+/// The part of the intake that names stacks of a process.
+struct Naming<'a> {
+    names: &'a mut Names,
+    writer: &'a mut TraceWriter,
+    target: &'a mut Target,
+}
+
+impl Nodes for Naming<'_> {
+    fn node(&mut self, parent: StackId, address: u64) -> StackId {
+        if let Some(node) = self.target.nodes.get(&(parent, address)) {
+            return *node;
+        }
+        let frame = self.names.frame(self.writer, &self.target.ranges, address);
+        let node = self.writer.stack(parent, frame);
+        self.target.nodes.insert((parent, address), node);
+        node
+    }
+
+    fn same_function(&self, one: StackId, other: StackId) -> bool {
+        let stacks = &self.writer.tables().stacks;
+        let function = |node: StackId| self.names.function(stacks[node.index()].frame);
+        function(one).is_some_and(|one| Some(one) == function(other))
+    }
 }
 
 /// What a descriptor row stands for.
@@ -96,7 +130,6 @@ pub(crate) struct Intake {
     allocated: FastMap<DomainId, Tally>,
     nested: FastMap<(DomainId, DomainId), Tally>,
     stats: CaptureStats,
-    truncated_count: u64,
     orphan_count: u64,
     progress: Arc<Progress>,
     last_thread: ThreadId,
@@ -116,7 +149,6 @@ impl Intake {
             allocated: FastMap::default(),
             nested: FastMap::default(),
             stats: CaptureStats::default(),
-            truncated_count: 0,
             orphan_count: 0,
             progress,
             last_thread: ThreadId(0),
@@ -147,35 +179,24 @@ impl Intake {
             self.orphan_count += 1;
             return Ok(());
         };
-        let stack = if record.frame_count == 0 {
-            match target.callers.get(&record.return_address) {
-                Some(stack) => *stack,
-                None => {
-                    let frame = self.names.frame(&mut self.writer, &target.ranges, record.return_address);
-                    let stack = self.writer.stack(StackId::EMPTY, frame);
-                    target.callers.insert(record.return_address, stack);
-                    stack
-                }
-            }
-        } else {
-            let mut stack = StackId::EMPTY;
-            for frame in frames.rev() {
-                let frame = self.names.frame(&mut self.writer, &target.ranges, frame.address);
-                stack = self.writer.stack(stack, frame);
-            }
-            let frame = self.names.frame(&mut self.writer, &target.ranges, record.return_address);
-            self.writer.stack(stack, frame)
-        };
-        self.truncated_count += u64::from(record.flags & RECORD_TRUNCATED != 0);
         let caller = match self.callers.get_mut(&record.tid) {
             Some(caller) if caller.pid == record.pid => caller,
             _ => {
                 let name = names::thread_name(record.pid, record.tid);
                 let id = self.writer.thread(Thread { tid: record.tid, process: target.id, name });
-                let fresh = Caller { id, pid: record.pid, open: Vec::new() };
-                self.callers.insert(record.tid, fresh);
+                self.callers.insert(record.tid, Caller::new(id, record.pid));
                 self.callers.get_mut(&record.tid).expect("just inserted")
             }
+        };
+        let mut nodes = Naming { names: &mut self.names, writer: &mut self.writer, target: &mut *target };
+        let walked = if record.walk_end == WalkEnd::NotTaken as u8 {
+            None
+        } else {
+            caller.stack.apply(usize::from(record.kept), frames, &mut nodes)
+        };
+        let (stack, walk) = match walked {
+            Some((stack, moved, renewed)) => (stack, stacks::walk(record.walk_end, moved, renewed)),
+            None => (nodes.node(StackId::EMPTY, record.return_address), Walk::NONE),
         };
         let thread = caller.id;
         self.last_thread = thread;
@@ -196,10 +217,10 @@ impl Intake {
                     // The allocator frees what it never handed out (glibc its per-thread cache, at thread exit).
                     block = event::Target::Dead { address };
                 }
-                self.writer.push(time_ns, thread, stack, &Op::Free { entry, target: block })?;
+                self.writer.push(time_ns, thread, stack, walk, &Op::Free { entry, target: block })?;
             }
             kind if kind == RecordKind::Alloc as u8 && record.pointer == 0 => {
-                self.writer.push(time_ns, thread, stack, &Op::AllocFailed { entry, size_bytes })?;
+                self.writer.push(time_ns, thread, stack, walk, &Op::AllocFailed { entry, size_bytes })?;
             }
             kind if kind == RecordKind::Alloc as u8 => {
                 let tally = self.allocated.entry(row.domain).or_default();
@@ -214,18 +235,18 @@ impl Intake {
                 let block = self.writer.next_block();
                 if let Some(block) = heap.born(row.domain, record.pointer, block, size_bytes) {
                     self.stats.impossible_count += 1;
-                    self.writer.push(time_ns, thread, stack, &Op::MissedFree { block })?;
+                    self.writer.push(time_ns, thread, stack, walk, &Op::MissedFree { block })?;
                 }
                 let alignment_bytes = if record.alignment == 0 { 0 } else { 1 << (record.alignment - 1).min(63) };
                 let address = record.pointer;
                 let op = Op::Alloc { entry, block, size_bytes, alignment_bytes, address, inside };
-                self.writer.push(time_ns, thread, stack, &op)?;
+                self.writer.push(time_ns, thread, stack, walk, &op)?;
             }
             kind if kind == RecordKind::ReallocBegin as u8 => {
                 let (block, released) = heap.dies(row.domain, &row.cousins, record.pointer);
                 caller.open.push(OpenRealloc { row: record.descriptor, released });
                 let op = Op::ReallocBegin { entry, target: block, size_bytes };
-                self.writer.push(time_ns, thread, stack, &op)?;
+                self.writer.push(time_ns, thread, stack, walk, &op)?;
             }
             kind if kind == RecordKind::ReallocEnd as u8 => {
                 // A begin without an end (it never returned) lies above the one that ends now, or is all there is.
@@ -243,17 +264,17 @@ impl Intake {
                     let block = self.writer.next_block();
                     if let Some(block) = heap.born(row.domain, record.pointer, block, size_bytes) {
                         self.stats.impossible_count += 1;
-                        self.writer.push(time_ns, thread, stack, &Op::MissedFree { block })?;
+                        self.writer.push(time_ns, thread, stack, walk, &Op::MissedFree { block })?;
                     }
                     let op = Op::ReallocEnd { entry, block, size_bytes, address: record.pointer };
-                    self.writer.push(time_ns, thread, stack, &op)?;
+                    self.writer.push(time_ns, thread, stack, walk, &op)?;
                 } else if size_bytes == 0 {
-                    self.writer.push(time_ns, thread, stack, &Op::ReallocFreed { entry })?;
+                    self.writer.push(time_ns, thread, stack, walk, &Op::ReallocFreed { entry })?;
                 } else {
                     if let Some(released) = released {
                         heap.revive(released);
                     }
-                    self.writer.push(time_ns, thread, stack, &Op::ReallocFailed { entry })?;
+                    self.writer.push(time_ns, thread, stack, walk, &Op::ReallocFailed { entry })?;
                 }
             }
             _ => self.orphan_count += 1,
@@ -283,7 +304,7 @@ impl Intake {
             other_count: loss.other_count,
         };
         let time_ns = self.later(loss.last_ns);
-        self.writer.push(time_ns, self.last_thread, StackId::EMPTY, &op).map(drop)
+        self.writer.push(time_ns, self.last_thread, StackId::EMPTY, Walk::NONE, &op).map(drop)
     }
 
     /// A time of the trace, never before the last event's.
@@ -313,7 +334,9 @@ impl Intake {
                     self.count_calls(&state);
                 }
                 match self.callers.remove(&tid) {
-                    Some(caller) => self.writer.push(time_ns, caller.id, StackId::EMPTY, &Op::ThreadEnd).map(drop),
+                    Some(caller) => {
+                        self.writer.push(time_ns, caller.id, StackId::EMPTY, Walk::NONE, &Op::ThreadEnd).map(drop)
+                    }
                     None => Ok(()),
                 }
             }
@@ -341,12 +364,12 @@ impl Intake {
         let parent_id =
             before.map(|target| target.id).or_else(|| parent.and_then(|parent| self.names.last_image(parent)));
         let mut ranges = Vec::new();
-        let mut callers = FastMap::default();
+        let mut nodes = FastMap::default();
         let mut domains = FastMap::default();
         let heap = match (before, origin) {
             (Some(parent), Origin::Fork) => {
                 ranges.clone_from(&parent.ranges);
-                callers.clone_from(&parent.callers);
+                nodes.clone_from(&parent.nodes);
                 domains.clone_from(&parent.domains);
                 if shares_heap {
                     parent.heap
@@ -367,10 +390,10 @@ impl Intake {
         let id = self.writer.process(process);
         let main = self.writer.thread(Thread { tid: pid, process: id, name });
         self.names.began(pid, id);
-        self.callers.insert(pid, Caller { id: main, pid, open: Vec::new() });
-        self.targets.insert(pid, Target { id, main, heap, began_empty, ranges, callers, domains });
+        self.callers.insert(pid, Caller::new(main, pid));
+        self.targets.insert(pid, Target { id, main, heap, began_empty, ranges, nodes, domains });
         self.progress.process_count.fetch_add(1, Ordering::Relaxed);
-        self.writer.push(time_ns, main, StackId::EMPTY, &Op::ProcessStart { process: id }).map(drop)
+        self.writer.push(time_ns, main, StackId::EMPTY, Walk::NONE, &Op::ProcessStart { process: id }).map(drop)
     }
 
     fn end(&mut self, time_ns: u64, pid: u32, reason: EndReason) -> Result<(), WriteError> {
@@ -383,7 +406,7 @@ impl Intake {
         }
         self.callers.retain(|_, caller| caller.pid != pid);
         let op = Op::ProcessEnd { process: target.id, reason };
-        self.writer.push(time_ns, target.main, StackId::EMPTY, &op).map(drop)
+        self.writer.push(time_ns, target.main, StackId::EMPTY, Walk::NONE, &op).map(drop)
     }
 
     fn plan(&mut self, pid: u32, plan: Plan) {
@@ -391,7 +414,7 @@ impl Intake {
         // A forked child has its parent's code.
         if !plan.ranges.is_empty() {
             target.ranges = plan.ranges;
-            target.callers.clear();
+            target.nodes.clear();
         }
         let mut fresh = Vec::new();
         for row in &plan.rows {
@@ -463,12 +486,7 @@ impl Intake {
                 .warnings
                 .push(format!("{} records named a process or probe that is not known", self.orphan_count));
         }
-        Finished {
-            writer: self.writer,
-            stats: self.stats,
-            files: self.names.into_files(),
-            truncated_count: self.truncated_count,
-        }
+        Finished { writer: self.writer, stats: self.stats, files: self.names.into_files() }
     }
 }
 
@@ -477,8 +495,6 @@ pub(crate) struct Finished {
     pub(crate) writer: TraceWriter,
     pub(crate) stats: CaptureStats,
     pub(crate) files: Vec<(trace_format::ModuleId, std::fs::File)>,
-    #[expect(dead_code, reason = "reported once stacks are more than frame pointers")]
-    pub(crate) truncated_count: u64,
 }
 
 /// Bytes of the ring as what they are.

@@ -17,6 +17,8 @@ pub(super) struct Names {
     modules: HashMap<usize, ModuleId>,
     files: Vec<(ModuleId, Arc<ModuleFile>)>,
     frames: FastMap<(ModuleId, u64), FrameId>,
+    /// Where the function of each frame begins, in its module; `None` where that is not known.
+    functions: Vec<Option<(ModuleId, u64)>>,
     domains: HashMap<(ModuleId, String), DomainId>,
     entries: HashMap<(DomainId, String), EntryId>,
     images: HashMap<u32, ProcessId>,
@@ -40,11 +42,28 @@ impl Names {
 
     /// The frame of a return address. An address in no known code keeps its absolute value.
     pub(super) fn frame(&mut self, writer: &mut TraceWriter, ranges: &[CodeRange], address: u64) -> FrameId {
-        let (module, address) = match range_of(ranges, address) {
+        let range = range_of(ranges, address);
+        let (module, address) = match range {
             Some(range) => (self.module(writer, &range.module), address.wrapping_sub(range.bias)),
             None => (self.unknown_module(writer), address),
         };
-        *self.frames.entry((module, address)).or_insert_with(|| writer.frame(Frame { module, address }))
+        if let Some(frame) = self.frames.get(&(module, address)) {
+            return *frame;
+        }
+        let frame = writer.frame(Frame { module, address });
+        self.frames.insert((module, address), frame);
+        self.functions.resize(frame.index() + 1, None);
+        self.functions[frame.index()] = range.and_then(|range| {
+            let starts = range.module.functions.get()?;
+            let after = starts.partition_point(|start| *start < address);
+            starts.get(after.checked_sub(1)?).map(|start| (module, *start))
+        });
+        frame
+    }
+
+    /// The function of a frame: its module and where it begins there.
+    pub(super) fn function(&self, frame: FrameId) -> Option<(ModuleId, u64)> {
+        self.functions.get(frame.index()).copied().flatten()
     }
 
     fn unknown_module(&mut self, writer: &mut TraceWriter) -> ModuleId {

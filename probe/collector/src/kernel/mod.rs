@@ -4,6 +4,8 @@
 mod multi;
 mod programs;
 mod ring;
+mod tables;
 
 pub use programs::{Hook, Kernel, Link, LinkKind, RowTable, Tuning, Wanted};
 pub use ring::{Ring, RingGauge};
+pub use tables::TableTotals;

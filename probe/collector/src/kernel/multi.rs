@@ -160,7 +160,7 @@ fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// A bpf(2) call that yields a descriptor.
-fn bpf<T>(command: i64, attributes: *mut T, size: usize) -> io::Result<OwnedFd> {
+pub(super) fn bpf<T>(command: i64, attributes: *mut T, size: usize) -> io::Result<OwnedFd> {
     // SAFETY: callers hand over a live structure of that size whose pointers outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
     if fd < 0 {

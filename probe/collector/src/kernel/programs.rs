@@ -19,22 +19,24 @@ use aya::{
     },
 };
 use probe_abi::{
-    Control, CpuState, Descriptor, Frame, MAX_DESCRIPTORS, MAX_FRAMES, PENDING_DEPTH, Pending, Record, THREAD_SLOTS,
-    ThreadState,
+    Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, THREAD_SLOTS, ThreadState,
+    WALK_SLOTS, WalkState,
+    unwind::{MAX_WIDE_RULES, Mapping, WideRule},
 };
 
 use super::{
     multi::{MultiPrograms, Point},
     ring::Ring,
+    tables::{TableTotals, Tables},
 };
-use crate::{error::CollectError, machine};
+use crate::{error::CollectError, machine, unwind::UnwindTable};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../heaptape.bpf.o");
 
 /// A map value of the ABI.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Row<T>(T);
+pub(super) struct Row<T>(pub(super) T);
 
 // SAFETY: `repr(C)` integers without padding that matters; every bit pattern is a value.
 unsafe impl Pod for Row<Control> {}
@@ -45,10 +47,10 @@ unsafe impl Pod for Row<CpuState> {}
 // SAFETY: as above.
 unsafe impl Pod for Row<ThreadState> {}
 // SAFETY: as above.
-unsafe impl Pod for Row<Scratch> {}
+unsafe impl Pod for Row<WalkMemory> {}
 
-/// A record with its frames, as the programs put it together; only ever removed from here.
-type Scratch = [u64; (size_of::<Record>() + MAX_FRAMES * size_of::<Frame>()) / 8];
+/// A thread's memory for stack walks; only ever given back from here.
+type WalkMemory = [u64; size_of::<WalkState>() / 8];
 
 /// A slot that nobody uses.
 const NO_THREAD: ThreadState = ThreadState {
@@ -182,7 +184,9 @@ pub struct Kernel {
     control: Array<MapData, Row<Control>>,
     slots: Array<MapData, Row<ThreadState>>,
     threads: HashMap<MapData, u32, Row<ThreadState>>,
-    scratch: HashMap<MapData, u32, Row<Scratch>>,
+    walks: Array<MapData, Row<WalkMemory>>,
+    more_walks: HashMap<MapData, u32, Row<WalkMemory>>,
+    tables: Tables,
     stops: HashMap<MapData, u32, u32>,
     cpus: PerCpuArray<MapData, Row<CpuState>>,
     descriptors: Array<MapData, Row<Descriptor>>,
@@ -211,7 +215,7 @@ impl RowTable {
     }
 }
 
-fn missing(what: impl std::fmt::Display) -> CollectError {
+pub(super) fn missing(what: impl std::fmt::Display) -> CollectError {
     CollectError::Unsupported { reason: what.to_string() }
 }
 
@@ -244,7 +248,9 @@ impl Kernel {
             control: Array::try_from(control_map).map_err(broken)?,
             slots: Array::try_from(take("SLOTS")).map_err(broken)?,
             threads: HashMap::try_from(take("THREADS")).map_err(broken)?,
-            scratch: HashMap::try_from(take("SCRATCH")).map_err(broken)?,
+            walks: Array::try_from(take("WALKS")).map_err(broken)?,
+            more_walks: HashMap::try_from(take("MORE_WALKS")).map_err(broken)?,
+            tables: Tables::new(&take("TABLES"), take("WIDE_RULES"), take("SPACES"))?,
             stops: HashMap::try_from(stops_map).map_err(broken)?,
             cpus: PerCpuArray::try_from(take("CPUS")).map_err(broken)?,
             descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,
@@ -278,6 +284,50 @@ impl Kernel {
             .ok_or_else(|| CollectError::TooMany { what: "allocator functions", limit: u64::from(MAX_DESCRIPTORS) })?;
         self.descriptors.set(row, Row(descriptor), 0).map_err(|error| missing(explain(&error)))?;
         Ok(row)
+    }
+
+    /// Writes a row anew: its probes mean something else from now on.
+    pub fn describe_again(&mut self, row: u32, descriptor: Descriptor) {
+        let _ = self.descriptors.set(row, Row(descriptor), 0);
+    }
+
+    /// Whether stacks are walked, and need tables.
+    pub fn walks_stacks(&self) -> bool {
+        self.tuning.max_frames > 0 && !self.tuning.floor
+    }
+
+    /// Gives the kernel a module's unwind table; returns its number.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn load_table(&mut self, table: &UnwindTable) -> Result<u32, CollectError> {
+        self.tables.load(table)
+    }
+
+    /// Gives the kernel the code of a process; returns its number.
+    ///
+    /// # Errors
+    /// When it has more executable mappings than a walk can search, or there is no room.
+    pub fn load_space(&mut self, mappings: &[Mapping]) -> Result<u32, CollectError> {
+        self.tables.load_space(mappings)
+    }
+
+    /// Forgets the code of a process.
+    pub fn drop_space(&mut self, space: u32) {
+        self.tables.drop_space(space);
+    }
+
+    /// What the tables take.
+    pub fn table_totals(&self) -> TableTotals {
+        self.tables.totals()
+    }
+
+    /// Kernel memory that stack walks take: tables, lists of mappings, known rules, and memory of threads.
+    pub fn unwind_bytes(&self) -> u64 {
+        let fixed = u64::from(WALK_SLOTS) * size_of::<WalkState>() as u64
+            + u64::from(KNOWN_RULES) * 16
+            + u64::from(MAX_WIDE_RULES) * size_of::<WideRule>() as u64;
+        fixed + self.tables.totals().kernel_bytes
     }
 
     /// Makes a row mean nothing: probes that still carry it are ignored.
@@ -345,7 +395,11 @@ impl Kernel {
     /// What is known of a thread's calls; forgets it. To be called when the thread is gone or the recording ends.
     pub fn take_thread(&mut self, tid: u32) -> Option<ThreadState> {
         if self.tuning.max_frames > 0 {
-            let _ = self.scratch.remove(&tid);
+            let slot = tid % WALK_SLOTS;
+            if self.walks.get(&slot, 0).is_ok_and(|Row(memory)| memory[0] == u64::from(tid)) {
+                let _ = self.walks.set(slot, Row([0; size_of::<WalkState>() / 8]), 0);
+            }
+            let _ = self.more_walks.remove(&tid);
         }
         let index = tid % THREAD_SLOTS;
         if let Ok(Row(state)) = self.slots.get(&index, 0)
@@ -406,17 +460,19 @@ fn load_perf(ebpf: &mut Ebpf, floor: bool) -> Result<(), CollectError> {
 /// Descriptor of a map of any of the kinds we have.
 fn map_fd(map: &Map) -> Option<RawFd> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
-            Some(data.fd().as_fd().as_raw_fd())
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)
+        | Map::ArrayOfMaps(data) => Some(data.fd().as_fd().as_raw_fd()),
         _ => None,
     }
 }
 
 /// A second handle on a map.
-fn share(map: &Map) -> Result<OwnedFd, CollectError> {
-    let (Map::Array(data) | Map::HashMap(data) | Map::RingBuf(data)) = map else {
-        unreachable!("only the ring, the control and the stop map are shared")
+pub(super) fn share(map: &Map) -> Result<OwnedFd, CollectError> {
+    let (Map::Array(data) | Map::HashMap(data) | Map::RingBuf(data) | Map::ArrayOfMaps(data)) = map else {
+        unreachable!("maps of other kinds are not shared")
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|error| missing(format!("a map cannot be shared: {error}")))
 }
@@ -491,7 +547,7 @@ fn has_bpf_capabilities() -> bool {
 }
 
 /// An error with all its causes in one line.
-fn explain(error: &dyn std::error::Error) -> String {
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
     let mut text = format!("the kernel refused our eBPF programs: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -85,8 +85,12 @@ struct Argument {
     slots: Vec<i64>,
 }
 
-/// Where the arguments are at one point of the line.
+/// Stands for the caller's rbp, which stack walks need, in the list of arguments.
+const CALLER_RBP: u8 = u8::MAX;
+
+/// Where the arguments and the caller's rbp are at one point of the line.
 pub(super) struct ArgumentState {
+    /// The caller's rbp comes last.
     arguments: Vec<Argument>,
     /// `rsp - E`.
     stack_distance: i64,
@@ -100,7 +104,8 @@ impl ArgumentState {
             let register = ARGUMENT_REGISTERS.get(usize::from(position)).ok_or(position)?;
             Ok(Argument { position, registers: vec![*register], slots: Vec::new() })
         };
-        let arguments = positions.iter().map(argument).collect::<Result<_, u8>>()?;
+        let mut arguments = positions.iter().map(argument).collect::<Result<Vec<_>, u8>>()?;
+        arguments.push(Argument { position: CALLER_RBP, registers: vec![Register::RBP], slots: Vec::new() });
         Ok(Self { arguments, stack_distance: 0, info: InstructionInfoFactory::new() })
     }
 
@@ -117,20 +122,29 @@ impl ArgumentState {
 
     /// Where each argument is, the register of its position preferred, then any register, then the stack.
     pub(super) fn locations(&self) -> Result<Vec<ArgLocation>, LineEnd> {
-        let location = |argument: &Argument| {
-            let own = ARGUMENT_REGISTERS[usize::from(argument.position)];
-            let named =
-                |register: &Register| REGISTERS.iter().find(|(known, _)| known == register).map(|(_, name)| *name);
-            let in_register = (argument.registers.iter().find(|register| **register == own))
-                .or_else(|| argument.registers.first())
-                .and_then(named);
-            let on_stack = argument.slots.iter().max().and_then(|slot| i32::try_from(slot - self.stack_distance).ok());
-            in_register
-                .map(ArgLocation::Register)
-                .or_else(|| on_stack.map(|offset_bytes| ArgLocation::Stack { offset_bytes }))
-                .ok_or(LineEnd::ArgumentLost(argument.position))
-        };
-        self.arguments.iter().map(location).collect()
+        let arguments = self.arguments.iter().filter(|argument| argument.position != CALLER_RBP);
+        arguments
+            .map(|argument| {
+                let own = ARGUMENT_REGISTERS[usize::from(argument.position)];
+                self.location(argument, own).ok_or(LineEnd::ArgumentLost(argument.position))
+            })
+            .collect()
+    }
+
+    /// Where the caller's rbp is, if anywhere.
+    pub(super) fn caller_rbp(&self) -> Option<ArgLocation> {
+        self.arguments.last().and_then(|argument| self.location(argument, Register::RBP))
+    }
+
+    fn location(&self, argument: &Argument, own: Register) -> Option<ArgLocation> {
+        let named = |register: &Register| REGISTERS.iter().find(|(known, _)| known == register).map(|(_, name)| *name);
+        let in_register = (argument.registers.iter().find(|register| **register == own))
+            .or_else(|| argument.registers.first())
+            .and_then(named);
+        let on_stack = argument.slots.iter().max().and_then(|slot| i32::try_from(slot - self.stack_distance).ok());
+        in_register
+            .map(ArgLocation::Register)
+            .or_else(|| on_stack.map(|offset_bytes| ArgLocation::Stack { offset_bytes }))
     }
 
     /// The state behind `instruction`, which falls through.

@@ -147,6 +147,8 @@ pub struct Placement {
     pub emulated: bool,
     /// Where the arguments are, in the order of [`Need::arguments`].
     pub arguments: Vec<ArgLocation>,
+    /// Where the caller's rbp is; `None` where the function has changed it without keeping it.
+    pub caller_rbp: Option<ArgLocation>,
     /// The return address is at `rsp +` this: what the function pushed before the probe.
     pub stack_adjust_bytes: u32,
     /// Whether a call with NULL in [`Need::ignore_null`] passes the probe.

@@ -118,6 +118,7 @@ impl Walk<'_> {
                 instruction: text(instruction),
                 emulated: treatment == Treatment::Emulated,
                 arguments: locations.clone(),
+                caller_rbp: self.state.caller_rbp(),
                 stack_adjust_bytes,
                 sees_null: self.with_null.is_none(),
                 re_entered: self.targets.leads_to(self.function.vaddr, None),

@@ -376,7 +376,7 @@ impl Tracer {
                 // Links of the multi kind run for one process only, even where another shares its memory.
                 let own_links = !shares || self.kernel.link_kind() == LinkKind::Multi;
                 if own_links && let Some(parent) = self.processes.get(&parent) {
-                    let (placed, plan, links) = Placer::again(&mut self.kernel, child, &parent.placed);
+                    let (placed, plan, links) = self.placer.again(&mut self.kernel, child, &parent.placed);
                     process.placed = placed;
                     process.links = links;
                     self.tell(What::Plan { pid: child, plan });
@@ -504,6 +504,9 @@ impl Tracer {
             Ok(Some((plan, links))) => {
                 process.links.extend(links);
                 self.tell(What::Plan { pid, plan });
+                for warning in self.placer.take_warnings() {
+                    self.tell(What::Warning(warning));
+                }
             }
             Ok(None) => {}
             Err(error) => self.tell(What::Warning(format!("process {pid}: {error}"))),

@@ -1,0 +1,152 @@
+//! Puts a thread's stack together from what each record says has changed. Responsible for the stack's node in the trace
+//! and for which activations continue; not for walking it.
+//!
+//! ```text
+//!   root                                    the thread's stack before        the record
+//!    │  _start      cfa 7ff0                 ─┐
+//!    ▼  main        cfa 7fc0                  │ kept: 2                      kept = 2
+//!       parse       cfa 7f80   call at 10    ─┘                              parse  cfa 7f80  call at 20   moved
+//!       lex         cfa 7f40                                                 build  cfa 7f60               new
+//! ```
+//!
+//! Frames that are kept are the same activations. The first one that is not may still be: its function and CFA are what
+//! they were, and only the call it is in has *moved*. All frames further in are new.
+
+use probe_abi::{Frame, unwind::WalkEnd};
+use trace_format::{
+    StackId,
+    event::{StackQuality, Walk},
+};
+
+/// A frame of a thread's stack now.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    cfa: u64,
+    node: StackId,
+}
+
+/// The stack that a thread's last record had, the outermost frame first.
+#[derive(Debug, Default)]
+pub(super) struct ThreadStack {
+    frames: Vec<Known>,
+}
+
+/// Names nodes of the stack tree.
+pub(super) trait Nodes {
+    /// The node of a return address under another node.
+    fn node(&mut self, parent: StackId, address: u64) -> StackId;
+    /// Whether two nodes' frames are of one function.
+    fn same_function(&self, one: StackId, other: StackId) -> bool;
+}
+
+impl ThreadStack {
+    /// Applies what a record says: the outermost `kept` frames stay, `fresh` ones (the innermost first) follow. `None` where
+    /// there are not as many to keep: the record belongs to a stack that is not known here.
+    pub(super) fn apply(
+        &mut self,
+        kept: usize,
+        fresh: impl DoubleEndedIterator<Item = Frame>,
+        nodes: &mut impl Nodes,
+    ) -> Option<(StackId, bool, u32)> {
+        let before = self.frames.len();
+        if kept > before {
+            self.frames.clear();
+            return None;
+        }
+        let mut parent = if kept == 0 { StackId::EMPTY } else { self.frames[kept - 1].node };
+        let (mut depth, mut shared, mut moved) = (kept, true, false);
+        let mut renewed = 0;
+        for frame in fresh.rev() {
+            let node = nodes.node(parent, frame.address);
+            let now = Known { cfa: frame.cfa, node };
+            match self.frames.get_mut(depth) {
+                Some(old) => {
+                    if depth == kept {
+                        moved = old.cfa == frame.cfa && old.node != node && nodes.same_function(old.node, node);
+                    }
+                    shared &= old.node == node;
+                    renewed += u32::from(shared);
+                    *old = now;
+                }
+                None => {
+                    shared = false;
+                    self.frames.push(now);
+                }
+            }
+            parent = node;
+            depth += 1;
+        }
+        self.frames.truncate(depth);
+        Some((parent, moved, renewed))
+    }
+}
+
+/// The trace's word for the end of a walk.
+pub(super) fn quality(walk_end: u8) -> StackQuality {
+    const ENDS: [(WalkEnd, StackQuality); 9] = [
+        (WalkEnd::Root, StackQuality::Complete),
+        (WalkEnd::TooDeep, StackQuality::TooDeep),
+        (WalkEnd::Unreadable, StackQuality::Unreadable),
+        (WalkEnd::NotTaken, StackQuality::NotTaken),
+        (WalkEnd::NoRule, StackQuality::NoRule),
+        (WalkEnd::UnknownCode, StackQuality::UnknownCode),
+        (WalkEnd::Unsupported, StackQuality::Unsupported),
+        (WalkEnd::ForeignProbe, StackQuality::ForeignProbe),
+        (WalkEnd::NoRoom, StackQuality::NoRoom),
+    ];
+    ENDS.iter().find(|(end, _)| *end as u8 == walk_end).map_or(StackQuality::NotTaken, |(_, quality)| *quality)
+}
+
+/// What the trace keeps of a walk.
+pub(super) fn walk(walk_end: u8, moved: bool, renewed: u32) -> Walk {
+    Walk { quality: quality(walk_end), renewed, moved }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Nodes as a map; addresses of one hundred are one function.
+    #[derive(Default)]
+    struct Tree(HashMap<(StackId, u64), StackId>, Vec<u64>);
+
+    impl Nodes for Tree {
+        fn node(&mut self, parent: StackId, address: u64) -> StackId {
+            let next = StackId(self.0.len() as u32 + 1);
+            let node = *self.0.entry((parent, address)).or_insert(next);
+            if node == next {
+                self.1.push(address);
+            }
+            node
+        }
+
+        fn same_function(&self, one: StackId, other: StackId) -> bool {
+            self.1[one.0 as usize - 1] / 100 == self.1[other.0 as usize - 1] / 100
+        }
+    }
+
+    fn frames(list: &[(u64, u64)]) -> Vec<Frame> {
+        list.iter().map(|&(address, cfa)| Frame { address, cfa }).collect()
+    }
+
+    #[test]
+    fn a_stack_grows_from_what_is_kept() {
+        let (mut tree, mut stack) = (Tree::default(), ThreadStack::default());
+        let first = stack.apply(0, frames(&[(301, 30), (201, 40), (101, 50)]).into_iter(), &mut tree);
+        let (inner, moved, renewed) = first.expect("nothing to keep");
+        assert!(!moved && renewed == 0);
+        // Only the innermost call moved, within its function and frame.
+        let (other, moved, renewed) = stack.apply(2, frames(&[(305, 30)]).into_iter(), &mut tree).expect("2 are there");
+        assert!(other != inner && moved && renewed == 0);
+        // Back to the first stack: the same node, but the frame in the middle is a new activation (its CFA differs).
+        let (again, moved, renewed) =
+            stack.apply(1, frames(&[(301, 30), (201, 44)]).into_iter(), &mut tree).expect("1 is there");
+        assert!(again == inner && !moved && renewed == 1, "the frame at 201 is shared by name only: {renewed}");
+        // The same stack once more: everything is kept.
+        assert_eq!(stack.apply(3, frames(&[]).into_iter(), &mut tree), Some((inner, false, 0)));
+        assert_eq!(stack.apply(4, frames(&[]).into_iter(), &mut tree), None, "it never had four");
+        assert_eq!(stack.apply(1, frames(&[]).into_iter(), &mut tree), None, "and now nothing is known");
+    }
+}
