@@ -106,8 +106,8 @@ fn walk(random: &mut Random, before: u64, site: u64) -> Walk {
         *deeper = caller(*deeper);
     }
     let same_function = Random(caller(one)).next() % 100 < 40;
-    let rarely = random.next() % 500 == 0;
-    let quality = if random.next() % 5000 == 0 { StackQuality::NoRule } else { StackQuality::Complete };
+    let rarely = random.next().is_multiple_of(500);
+    let quality = if random.next().is_multiple_of(5000) { StackQuality::NoRule } else { StackQuality::Complete };
     Walk { quality, renewed: u32::from(rarely), moved: one != other && same_function }
 }
 

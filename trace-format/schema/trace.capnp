@@ -115,12 +115,14 @@ const columnChange :UInt16 = 12;
   # the thread's latest earlier event whose quality is not 3, in whatever chunk. Both stacks share the outer frames down to
   # the lowest common ancestor of their nodes. All of these continue but the innermost `renewed` ones, whose frame addresses
   # are others. If `moved` is 1, the first frame that does not continue is the activation it was as well: same function, same
-  # frame address; only the call it is in is another. If a chunk between the two events is missing, nothing continues.
+  # frame address; only the call it is in is another. If events between the two are missing (their sequence numbers are in
+  # no chunk), nothing is known to continue. Runs instead would change traces of cc1plus by -0.5 to +0.2 % and read slower.
 const columnStackQuality :UInt16 = 13;
   # all: how the stack walk ended: 0 at the thread's root, the stack is complete · 1 at the depth limit · 2 at memory that
   # could not be read · 3 no walk was made, at most the return address of the call is known · 4 at code without unwind
   # information · 5 at code of no mapped file · 6 at unwind information that the recorder cannot express · 7 at somebody
-  # else's return probe · 8 no room for a walk. runs. Missing: all 3.
+  # else's return probe · 8 no room for a walk. Readers keep other codes, up to 255, and take them as walks that were cut
+  # short. runs. Missing: all 3.
 
 # Column encodings.
 const encodingVarint :UInt16 = 1;

@@ -26,14 +26,14 @@ pub struct Event {
 /// whatever chunk, whose quality is not `NotTaken`.
 ///
 /// The activations that continue are the outermost `shared - renewed`, where `shared` is the depth of the lowest common
-/// ancestor of both stack nodes (`Tables::shared_depth`), and the next one too if it has `moved`. If a chunk between the two
-/// is missing, nothing is known to continue.
+/// ancestor of both stack nodes (`Tables::shared_depth`), and the next one too if it has `moved`. If events between the two
+/// are missing (their sequence numbers are in no chunk), nothing is known to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walk {
     /// How the walk ended.
     pub quality: StackQuality,
     /// Of the outer frames that both stacks share by name, how many of the innermost are new activations all the same: their
-    /// frame addresses differ. 0 nearly always.
+    /// frame addresses differ. 0 nearly always. A damaged file may say more than there are: subtract saturating.
     pub renewed: u32,
     /// The first frame that does not continue is still the activation it was: same function, same frame address. Only the call
     /// it is in is another.
@@ -71,6 +71,7 @@ pub enum StackQuality {
 }
 
 impl StackQuality {
+    /// By code.
     const KNOWN: [(Self, &'static str); 9] = [
         (Self::Complete, "complete"),
         (Self::TooDeep, "too-deep"),
@@ -84,14 +85,24 @@ impl StackQuality {
     ];
 
     /// Its code in the trace.
-    pub fn code(self) -> u8 {
+    #[inline]
+    pub const fn code(self) -> u8 {
         match self {
+            Self::Complete => 0,
+            Self::TooDeep => 1,
+            Self::Unreadable => 2,
+            Self::NotTaken => 3,
+            Self::NoRule => 4,
+            Self::UnknownCode => 5,
+            Self::Unsupported => 6,
+            Self::ForeignProbe => 7,
+            Self::NoRoom => 8,
             Self::Unknown(code) => code,
-            known => Self::KNOWN.iter().position(|(quality, _)| *quality == known).unwrap_or(0) as u8,
         }
     }
 
     /// The quality of a code.
+    #[inline]
     pub fn from_code(code: u8) -> Self {
         Self::KNOWN.get(usize::from(code)).map_or(Self::Unknown(code), |(quality, _)| *quality)
     }

@@ -180,8 +180,10 @@ fn salvage_keeps_events_numbers_and_tables() {
         assert_eq!(after.completeness.missing_event_count, before.completeness.missing_event_count, "{what}");
         assert_eq!(salvaged.missing_event_count, before.completeness.missing_event_count, "{what}");
         assert_eq!((salvaged.event_count, salvaged.file_bytes), (after.event_count, after.file_bytes), "{what}");
-        let stats = after.stats.unwrap();
+        let stats = after.stats.clone().unwrap();
         assert_eq!(stats.end, "salvaged");
+        let counted = (stats.alloc_stacks, stats.free_stacks);
+        assert_eq!(counted, sample::summaries(&after.tables, &events_of(&after, 1)), "{what}");
         assert!(stats.warnings.iter().any(|w| w.contains("no readable tail")) || before.stats.is_some(), "{what}");
     }
 }

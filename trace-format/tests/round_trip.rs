@@ -5,10 +5,12 @@ mod sample;
 use std::path::Path;
 
 use proptest::prelude::*;
-use sample::{chunks_of, events_of, file_of, one_of_each, push_all, register, stream, write, write_unfinished};
+use sample::{
+    chunks_of, events_of, file_of, one_of_each, push_all, register, stream, summaries, write, write_unfinished,
+};
 use trace_format::{
-    BlockId, DomainId, EndReason, EntryId, Event, FrameSymbols, Op, ProcessId, Sequence, StackId, StackQuality,
-    StackSummary, Target, ThreadId, Trace, TraceWriter, Walk, WriteError, WriterOptions,
+    BlockId, DomainId, EndReason, EntryId, Event, FrameSymbols, Op, ProcessId, Sequence, StackId, StackQuality, Target,
+    ThreadId, Trace, TraceWriter, Walk, WriteError, WriterOptions,
 };
 
 #[test]
@@ -175,24 +177,6 @@ fn times_are_rounded_down_to_the_tick() {
     assert_eq!(times, (0..10).map(|index| index * 1001 / 64 * 64).collect::<Vec<_>>());
 }
 
-/// Counts stacks as the writer should: allocs and frees, by walking the tree.
-fn summaries(tables: &trace_format::Tables, events: &[Event]) -> (StackSummary, StackSummary) {
-    let mut both = (StackSummary::default(), StackSummary::default());
-    for event in events {
-        let summary = match event.op {
-            Op::Alloc { .. } | Op::AllocFailed { .. } | Op::ReallocEnd { .. } => &mut both.0,
-            Op::Free { .. } | Op::ReallocBegin { .. } => &mut both.1,
-            _ => continue,
-        };
-        summary.event_count += 1;
-        summary.depth_sum += u64::from(tables.stack_depth(event.stack));
-        let code = usize::from(event.walk.quality.code());
-        summary.end_counts.resize(summary.end_counts.len().max(code + 1), 0);
-        summary.end_counts[code] += 1;
-    }
-    both
-}
-
 #[test]
 fn depths_are_those_of_the_tree() {
     let (_directory, path) = file_of(&write(&one_of_each(), WriterOptions::default()).0);
@@ -213,6 +197,29 @@ fn depths_are_those_of_the_tree() {
             assert_eq!(tables.shared_depth(StackId(one), StackId(other)) as usize, common - 1, "{one} and {other}");
         }
     }
+}
+
+#[test]
+fn codes_and_names_of_qualities_are_stable() {
+    let names = [
+        "complete",
+        "too-deep",
+        "unreadable",
+        "not-taken",
+        "no-rule",
+        "unknown-code",
+        "unsupported",
+        "foreign-probe",
+        "no-room",
+    ];
+    for code in 0..=u8::MAX {
+        let quality = StackQuality::from_code(code);
+        assert_eq!(quality.code(), code);
+        assert_eq!(quality.name(), names.get(usize::from(code)).copied().unwrap_or("unknown"));
+        assert_eq!(quality.is_truncated(), code != 0 && code != 3);
+    }
+    assert_eq!(StackQuality::from_code(8), StackQuality::NoRoom);
+    assert_eq!(StackQuality::from_code(9), StackQuality::Unknown(9));
 }
 
 /// What becomes an event once it is known which blocks were born before it.

@@ -5,7 +5,7 @@ mod sample;
 
 use capnp::message::Builder;
 use sample::{chunks_of, events_of, file_of, one_of_each, stream, write, write_unfinished};
-use trace_format::{Event, Op, Trace, WriterOptions, verify};
+use trace_format::{Event, Op, StackQuality, Trace, Walk, WriterOptions, verify};
 use xxhash_rust::xxh3::xxh3_64;
 
 #[path = "../src/generated/trace_capnp.rs"]
@@ -96,6 +96,52 @@ fn unknown_columns_are_skipped_and_unknown_operations_hold_their_place() {
         matches!(events[1].op, Op::Free { target: trace_format::Target::Unknown { address: a }, .. } if a == address)
     );
     assert_eq!((events[1].sequence.0, events[1].time_ns, events[1].thread.0, events[1].stack.0), (1, 64, 2, 10));
+    assert!(events.iter().all(|event| event.walk == Walk::NONE), "without columns of walks there are none");
+}
+
+/// Both columns of walks by hand: quality 200 of the future twice; 3 renewed and moved, then 300 renewed.
+#[test]
+fn walks_read_as_the_schema_says_and_unknown_qualities_survive() {
+    let changes = (schema::COLUMN_CHANGE, schema::ENCODING_VARINT, &[3 * 2 + 1, 0x80 | (600 % 128) as u8, 4][..]);
+    let qualities = (schema::COLUMN_STACK_QUALITY, schema::ENCODING_RUNS, &[0x80 | (200 % 128) as u8, 1, 2][..]);
+    let read = |columns: &[(u16, u16, &[u8])]| {
+        let (_, events, problems) = open(&with_chunk(|mut chunk| {
+            chunk.set_event_count(2);
+            set_columns(&mut chunk, &[&FUTURE[..], columns].concat());
+        }));
+        assert_eq!(problems.len(), 1, "only the tail is missing: {problems:?}");
+        [events[0].walk, events[1].walk]
+    };
+    let walks = |quality, renewed: [u32; 2], moved: [bool; 2]| {
+        [0, 1].map(|index| Walk { quality, renewed: renewed[index], moved: moved[index] })
+    };
+    let future = StackQuality::Unknown(200);
+    assert_eq!(read(&[changes, qualities]), walks(future, [3, 300], [true, false]));
+    assert_eq!(read(&[qualities]), walks(future, [0, 0], [false, false]));
+    assert_eq!(read(&[changes]), walks(StackQuality::NotTaken, [3, 300], [true, false]));
+}
+
+#[test]
+fn columns_of_walks_are_there_only_where_they_say_something() {
+    let kinds = |walk: Walk| {
+        let mut events = stream(10, 11);
+        for event in &mut events {
+            event.walk = Walk::NONE;
+        }
+        events[7].walk = walk;
+        let bytes = write_unfinished(&events, WriterOptions::default());
+        let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let at = 16 + 32 + length(16 + 8);
+        assert_eq!(bytes[at + 4], 2, "a chunk comes after the header");
+        let message = zstd::bulk::decompress(&bytes[at + 32..at + 32 + length(at + 8)], length(at + 12)).unwrap();
+        let message = capnp::serialize::read_message(&message[..], capnp::message::ReaderOptions::new()).unwrap();
+        let columns = message.get_root::<schema::chunk::Reader<'_>>().unwrap().get_columns().unwrap();
+        [schema::COLUMN_CHANGE, schema::COLUMN_STACK_QUALITY].map(|kind| columns.iter().any(|c| c.get_kind() == kind))
+    };
+    assert_eq!(kinds(Walk::NONE), [false, false]);
+    assert_eq!(kinds(Walk { quality: StackQuality::Complete, ..Walk::NONE }), [false, true]);
+    assert_eq!(kinds(Walk { moved: true, ..Walk::NONE }), [true, false]);
+    assert_eq!(kinds(Walk { renewed: 1, ..Walk::NONE }), [true, false]);
 }
 
 #[test]
@@ -167,7 +213,10 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
         columns.iter_mut().find(|(k, _, _)| *k == kind).unwrap().2 = data;
         set_columns(chunk, &columns);
     }
-    let cases: [(&str, Build); 20] = [
+    fn with_more(chunk: &mut schema::chunk::Builder<'_>, kind: u16, encoding: u16, data: &[u8]) {
+        set_columns(chunk, &[&FUTURE[..], &[(kind, encoding, data)]].concat());
+    }
+    let cases: [(&str, Build); 25] = [
         ("thread 3 of 3", |chunk| with_column(chunk, schema::COLUMN_THREAD, &[3, 2])),
         ("stack 11 of 11", |chunk| with_column(chunk, schema::COLUMN_STACK, &[0, 22])),
         ("entry point 5 of 5", |chunk| with_column(chunk, schema::COLUMN_SHAPES, &[99, 0, 0, schema::OP_FREE, 5, 0])),
@@ -185,6 +234,21 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
             columns[0].2 = &[99, 0, 0, schema::OP_PROCESS_START, 0, 0];
             columns.push((schema::COLUMN_EXTRA, schema::ENCODING_VARINT, &[2]));
             set_columns(chunk, &columns);
+        }),
+        ("column of changes ends too early", |chunk| {
+            with_more(chunk, schema::COLUMN_CHANGE, schema::ENCODING_VARINT, &[1]);
+        }),
+        ("4294967296 frames of a stack are renewed", |chunk| {
+            with_more(chunk, schema::COLUMN_CHANGE, schema::ENCODING_VARINT, &[0, 0x80, 0x80, 0x80, 0x80, 0x20]);
+        }),
+        ("column of stack qualities ends too early", |chunk| {
+            with_more(chunk, schema::COLUMN_STACK_QUALITY, schema::ENCODING_RUNS, &[0, 1]);
+        }),
+        ("quality 256, above 255", |chunk| {
+            with_more(chunk, schema::COLUMN_STACK_QUALITY, schema::ENCODING_RUNS, &[0x80, 2, 2]);
+        }),
+        ("has encoding 1", |chunk| {
+            with_more(chunk, schema::COLUMN_STACK_QUALITY, schema::ENCODING_VARINT, &[0, 0]);
         }),
         ("has encoding 55", |chunk| {
             let mut columns = FUTURE.to_vec();

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use trace_format::{
     BlockId, CaptureStats, Domain, DomainId, EndReason, Entry, EntryId, EntryKind, Event, Frame, FrameSymbols, Header,
-    Module, ModuleId, Nesting, Op, Origin, Probe, Process, ProcessId, ResultProbe, Sequence, StackId, Symbol, Target,
-    Thread, ThreadId, Trace, TraceWriter, Walk, WriterOptions, Written,
+    Module, ModuleId, Nesting, Op, Origin, Probe, Process, ProcessId, ResultProbe, Sequence, StackId, StackQuality,
+    StackSummary, Symbol, Tables, Target, Thread, ThreadId, Trace, TraceWriter, Walk, WriterOptions, Written,
 };
 
 /// A file in memory that outlives its writer.
@@ -77,7 +77,15 @@ pub(crate) fn stats() -> CaptureStats {
         wall_ns: 16,
         end: "exited".into(),
         warnings: vec!["a warning".into(), String::new()],
-        ..CaptureStats::default()
+        unwind_sample_count: 17,
+        unwind_sample_ns: 18,
+        unwind_table_count: 19,
+        unwind_row_count: 20,
+        unwind_kernel_bytes: 21,
+        unwind_build_ns: u64::MAX,
+        // The writer counts stacks itself: whatever stands here, it replaces.
+        alloc_stacks: StackSummary { event_count: 1, depth_sum: 2, end_counts: vec![3] },
+        free_stacks: StackSummary::default(),
     }
 }
 
@@ -147,6 +155,15 @@ pub(crate) fn symbols() -> Vec<FrameSymbols> {
     ]
 }
 
+/// A walk of some quality, also of one that is not known yet; most begin no activation anew.
+fn walk(number: u64) -> Walk {
+    Walk {
+        quality: StackQuality::from_code([0, 3, 0, 8, 255, 1, 9, 0, 2, 4, 5, 6, 7][number as usize % 13]),
+        renewed: if number % 17 == 5 { u32::MAX >> (number % 32) } else { 0 },
+        moved: number.is_multiple_of(3),
+    }
+}
+
 /// One event of every kind, and of every kind of target and reason; ends with 3 births.
 pub(crate) fn one_of_each() -> Vec<Event> {
     let (malloc, calloc, realloc, free) = (EntryId(0), EntryId(1), EntryId(2), EntryId(3));
@@ -188,7 +205,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         time_ns: [640, 0, 64, 1 << 40][index % 4],
         thread: ThreadId(index as u32 % 3),
         stack: StackId(index as u32 % 11),
-        walk: Walk::NONE,
+        walk: walk(index as u64),
         op,
     };
     ops.into_iter().enumerate().map(event).collect()
@@ -236,6 +253,24 @@ pub(crate) fn events_of(trace: &Trace, decoders: usize) -> Vec<Event> {
     events
 }
 
+/// Counts stacks as the writer should: allocs and frees, by walking the tree.
+pub(crate) fn summaries(tables: &Tables, events: &[Event]) -> (StackSummary, StackSummary) {
+    let mut both = (StackSummary::default(), StackSummary::default());
+    for event in events {
+        let summary = match event.op {
+            Op::Alloc { .. } | Op::AllocFailed { .. } | Op::ReallocEnd { .. } => &mut both.0,
+            Op::Free { .. } | Op::ReallocBegin { .. } => &mut both.1,
+            _ => continue,
+        };
+        summary.event_count += 1;
+        summary.depth_sum += u64::from(tables.stack_depth(event.stack));
+        let code = usize::from(event.walk.quality.code());
+        summary.end_counts.resize(summary.end_counts.len().max(code + 1), 0);
+        summary.end_counts[code] += 1;
+    }
+    both
+}
+
 /// `count` events like those of a compiler: mostly births and deaths of known blocks, new stacks all along.
 pub(crate) fn stream(count: usize, seed: u64) -> Vec<Event> {
     let mut random = Random(seed);
@@ -259,7 +294,14 @@ pub(crate) fn stream(count: usize, seed: u64) -> Vec<Event> {
             Op::Free { entry: EntryId(3), target: Target::Block(block) }
         };
         let (thread, stack) = (ThreadId(random.below(3) as u32), StackId(random.below(11) as u32));
-        events.push(Event { sequence: Sequence(index as u64), time_ns, thread, stack, walk: Walk::NONE, op });
+        events.push(Event {
+            sequence: Sequence(index as u64),
+            time_ns,
+            thread,
+            stack,
+            walk: walk(index as u64 + seed),
+            op,
+        });
     }
     events
 }
