@@ -116,7 +116,7 @@ const columnChange :UInt16 = 12;
   # the lowest common ancestor of their nodes. All of these continue but the innermost `renewed` ones, whose frame addresses
   # are others. If `moved` is 1, the first frame that does not continue is the activation it was as well: same function, same
   # frame address; only the call it is in is another. If events between the two are missing (their sequence numbers are in
-  # no chunk), nothing is known to continue. Runs instead would change traces of cc1plus by -0.5 to +0.2 % and read slower.
+  # no chunk), nothing is known to continue. Runs instead would change traces of cc1plus by -0.5 to +0.2 %.
 const columnStackQuality :UInt16 = 13;
   # all: how the stack walk ended: 0 at the thread's root, the stack is complete · 1 at the depth limit · 2 at memory that
   # could not be read · 3 no walk was made, at most the return address of the call is known · 4 at code without unwind
