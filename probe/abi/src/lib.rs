@@ -15,7 +15,7 @@ pub const MAX_FRAMES: usize = 512;
 /// Bytes of a thread's stack that a walk holds a copy of at a time. A power of two.
 pub const WINDOW_BYTES: usize = 4096;
 /// Threads whose walks find their memory by index alone: thread id modulo this. Those that collide use a hash table.
-pub const WALK_SLOTS: u32 = 1 << 9;
+pub const WALK_SLOTS: u32 = 1 << 7;
 /// Known rules by address; a power of two.
 pub const KNOWN_RULES: u32 = 1 << 16;
 /// One in this many walks of a thread is timed. A power of two.
@@ -98,6 +98,10 @@ pub struct Descriptor {
 pub const FLAG_RESULT_BY_POINTER: u8 = 1;
 /// The return is seen by probes on the function's `ret` instructions: its return address stays where it is.
 pub const FLAG_RET_PROBES: u8 = 2;
+
+/// Nothing that is probed is called from the domain's functions but they themselves (the C library's allocator): what an outermost
+/// call returns to need not be known before it returns.
+pub const FLAG_LEAF: u8 = 4;
 
 /// A pending allocator call of a thread.
 #[repr(C)]
@@ -188,7 +192,7 @@ pub struct Record {
     pub walk_end: u8,
     /// Reserved, 0.
     pub reserved: [u8; 3],
-    /// Where the call returns to.
+    /// Where the call returns to; 0 where the first frame says it.
     pub return_address: u64,
     /// Canonical frame address of the allocator's frame: `rsp` before the call.
     pub cfa: u64,
@@ -205,7 +209,7 @@ pub struct Frame {
     /// Where the call that the frame is in returns to; one past the instruction that a signal interrupted. The byte
     /// before it belongs to the frame's function.
     pub address: u64,
-    /// Canonical frame address of that function's frame; of its callee where the walk ended here.
+    /// Canonical frame address of that function's frame; its callee's plus 8 where the walk ended here.
     pub cfa: u64,
 }
 
@@ -217,6 +221,8 @@ pub struct StackBuffer {
     pub record: Record,
     /// All frames of its stack, the innermost first.
     pub frames: [Frame; MAX_FRAMES],
+    /// The unwind rule of each frame's address, an [`unwind::Rule`].
+    pub rules: [u32; MAX_FRAMES],
 }
 
 /// Where a stack walk is. It lies in map memory, not on the program's stack, so that the verifier has nothing to follow from
@@ -236,6 +242,8 @@ pub struct WalkProgress {
     pub window_start: u64,
     /// Bytes that it holds.
     pub window_bytes: u64,
+    /// Where the stack of the record before ended; 0 if there was none.
+    pub top: u64,
     /// The process's code.
     pub space: u32,
     /// Frames walked.
@@ -250,8 +258,8 @@ pub struct WalkProgress {
     pub run: u32,
     /// Its partner before.
     pub run_before: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// Most frames to walk.
+    pub limit: u32,
 }
 
 /// What the kernel side keeps of a thread's stack walks.
@@ -264,6 +272,10 @@ pub struct WalkState {
     pub current: u32,
     /// How many frames that has; 0 for none.
     pub length: u32,
+    /// The process's code when that was walked.
+    pub space: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
     /// The copy of stack memory never crosses this address, where a copy failed before; 0 for none.
     pub barrier: u64,
     /// The walk now.
@@ -357,8 +369,8 @@ const _: () = {
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
-    assert!(size_of::<StackBuffer>() == 64 + 16 * MAX_FRAMES);
-    assert!(size_of::<WalkState>() == 24 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + WINDOW_BYTES);
+    assert!(size_of::<StackBuffer>() == 64 + 20 * MAX_FRAMES);
+    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + WINDOW_BYTES);
     assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);
 };

@@ -11,7 +11,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use probe_abi::{Action, ArgumentAt, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES};
+use probe_abi::{Action, ArgumentAt, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES};
 use trace_format::table::{EntryKind, ResultProbe};
 
 use crate::{
@@ -414,6 +414,9 @@ impl Site<'_> {
         let mut flags = if by_pointer { FLAG_RESULT_BY_POINTER } else { 0 };
         if result == ResultProbe::RetInstructions {
             flags |= FLAG_RET_PROBES;
+        }
+        if self.domain.is_leaf {
+            flags |= FLAG_LEAF;
         }
         let action = match semantics.operation {
             Operation::Alloc | Operation::AllocZeroed => Action::Alloc,

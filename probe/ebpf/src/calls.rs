@@ -21,7 +21,7 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
 };
 use probe_abi::{
-    Action, Descriptor, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
+    Action, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
     ThreadState,
 };
 
@@ -58,9 +58,19 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     };
     let thread = unsafe { &mut *thread };
     let slot = regs.rsp.wrapping_add(descriptor.stack_adjust as u64);
-    // A call that only returns something tells its return address then; the others, and stack walks, need it now. The page
-    // was written by the call itself; should the kernel have moved it since, the event counts all the same.
-    let later = thread.depth == 0 && control.max_frames == 0 && descriptor.action == Action::Alloc as u8;
+    let pointer = argument(regs, descriptor.pointer_at);
+    // A call that only returns something tells its return address then, and a walk finds it on its way; where one call may be
+    // part of another, it is needed now. The page was written by the call itself; should the kernel have moved it since, the
+    // event counts all the same.
+    let later = thread.depth == 0
+        && if descriptor.action == Action::Alloc as u8 {
+            control.max_frames == 0 || descriptor.flags & FLAG_LEAF != 0
+        } else {
+            descriptor.action == Action::Free as u8
+                && control.max_frames > 0
+                && control.free_stacks != 0
+                && thread.last_freed != pointer
+        };
     let mut return_address = 0;
     if !later {
         return_address = unsafe { bpf_probe_read_user::<u64>(slot as *const u64) }.unwrap_or(0);
@@ -82,7 +92,6 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
             outer_domain = call.outer_domain;
         }
     }
-    let pointer = argument(regs, descriptor.pointer_at);
     let mut record =
         Record { pid, tid, descriptor: cookie, outer_domain, return_address, cfa: slot + 8, pointer, ..EMPTY_RECORD };
 

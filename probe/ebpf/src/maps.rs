@@ -36,8 +36,10 @@ pub(crate) static SLOTS: Array<ThreadState> = Array::with_max_entries(THREAD_SLO
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
 
 /// Memory for stack walks, by thread id modulo the number of slots. Per thread, not per CPU: a program can be preempted.
-#[map]
-pub(crate) static WALKS: Array<WalkState> = Array::with_max_entries(WALK_SLOTS, 0);
+/// One map for each: it is small enough for the kernel to take it from its page allocator; copying user memory to where large
+/// maps lie costs a search for the mapping each time.
+#[btf_map]
+pub(crate) static WALKS: ArrayOfMaps<BtfArray<WalkState, 1>, { WALK_SLOTS as usize }> = ArrayOfMaps::new();
 
 /// The same for threads whose slot another thread has, by thread id.
 #[map]

@@ -99,7 +99,10 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, tim
     let buffer = &raw mut state.buffers[(next & 1) as usize];
     // SAFETY: a buffer of the state; its front is the record, behind it stand as many frames as are sent.
     unsafe {
+        let innermost = (&raw const (*buffer).frames).cast::<Frame>();
+        let known = record.return_address != 0 || found.frame_count() == 0;
         (*buffer).record = Record {
+            return_address: if known { record.return_address } else { (*innermost).address },
             time_ns,
             frame_count: fresh as u16,
             kept: found.kept() as u16,

@@ -20,7 +20,7 @@ use aya::{
 };
 use probe_abi::{
     Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, THREAD_SLOTS, ThreadState,
-    WALK_SLOTS, WalkState,
+    WalkState,
     unwind::{MAX_WIDE_RULES, Mapping, WideRule},
 };
 
@@ -28,6 +28,7 @@ use super::{
     multi::{MultiPrograms, Point},
     ring::Ring,
     tables::{TableTotals, Tables},
+    walks::Walks,
 };
 use crate::{error::CollectError, machine, unwind::UnwindTable};
 
@@ -50,7 +51,7 @@ unsafe impl Pod for Row<ThreadState> {}
 unsafe impl Pod for Row<WalkMemory> {}
 
 /// A thread's memory for stack walks; only ever given back from here.
-type WalkMemory = [u64; size_of::<WalkState>() / 8];
+pub(super) type WalkMemory = [u64; size_of::<WalkState>() / 8];
 
 /// A slot that nobody uses.
 const NO_THREAD: ThreadState = ThreadState {
@@ -184,8 +185,7 @@ pub struct Kernel {
     control: Array<MapData, Row<Control>>,
     slots: Array<MapData, Row<ThreadState>>,
     threads: HashMap<MapData, u32, Row<ThreadState>>,
-    walks: Array<MapData, Row<WalkMemory>>,
-    more_walks: HashMap<MapData, u32, Row<WalkMemory>>,
+    walks: Walks,
     tables: Tables,
     stops: HashMap<MapData, u32, u32>,
     cpus: PerCpuArray<MapData, Row<CpuState>>,
@@ -248,8 +248,7 @@ impl Kernel {
             control: Array::try_from(control_map).map_err(broken)?,
             slots: Array::try_from(take("SLOTS")).map_err(broken)?,
             threads: HashMap::try_from(take("THREADS")).map_err(broken)?,
-            walks: Array::try_from(take("WALKS")).map_err(broken)?,
-            more_walks: HashMap::try_from(take("MORE_WALKS")).map_err(broken)?,
+            walks: Walks::new(&take("WALKS"), take("MORE_WALKS"), tuning.max_frames > 0)?,
             tables: Tables::new(&take("TABLES"), take("WIDE_RULES"), take("SPACES"))?,
             stops: HashMap::try_from(stops_map).map_err(broken)?,
             cpus: PerCpuArray::try_from(take("CPUS")).map_err(broken)?,
@@ -324,10 +323,8 @@ impl Kernel {
 
     /// Kernel memory that stack walks take: tables, lists of mappings, known rules, and memory of threads.
     pub fn unwind_bytes(&self) -> u64 {
-        let fixed = u64::from(WALK_SLOTS) * size_of::<WalkState>() as u64
-            + u64::from(KNOWN_RULES) * 16
-            + u64::from(MAX_WIDE_RULES) * size_of::<WideRule>() as u64;
-        fixed + self.tables.totals().kernel_bytes
+        let fixed = u64::from(KNOWN_RULES) * 16 + u64::from(MAX_WIDE_RULES) * size_of::<WideRule>() as u64;
+        fixed + self.walks.kernel_bytes() + self.tables.totals().kernel_bytes
     }
 
     /// Makes a row mean nothing: probes that still carry it are ignored.
@@ -394,13 +391,7 @@ impl Kernel {
 
     /// What is known of a thread's calls; forgets it. To be called when the thread is gone or the recording ends.
     pub fn take_thread(&mut self, tid: u32) -> Option<ThreadState> {
-        if self.tuning.max_frames > 0 {
-            let slot = tid % WALK_SLOTS;
-            if self.walks.get(&slot, 0).is_ok_and(|Row(memory)| memory[0] == u64::from(tid)) {
-                let _ = self.walks.set(slot, Row([0; size_of::<WalkState>() / 8]), 0);
-            }
-            let _ = self.more_walks.remove(&tid);
-        }
+        self.walks.release(tid);
         let index = tid % THREAD_SLOTS;
         if let Ok(Row(state)) = self.slots.get(&index, 0)
             && state.tid == u64::from(tid)

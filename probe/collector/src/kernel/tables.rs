@@ -1,7 +1,7 @@
 //! Unwind tables and lists of mappings in the kernel. Responsible for their maps and for what they take; not for how
 //! tables are made (`unwind`).
 
-#![expect(unsafe_code, reason = "a map created by bpf(2) and filled through mmap; map values are plain bytes")]
+#![expect(unsafe_code, reason = "a map is filled through mmap; map values are plain bytes")]
 
 use std::{
     io,
@@ -16,14 +16,11 @@ use aya::{
 use probe_abi::unwind::{MAX_MAPPINGS, MAX_TABLES, MAX_WIDE_RULES, Mapping, Space, WideRule};
 
 use super::{
-    multi::bpf,
+    map,
     programs::{Row, explain, missing, share},
 };
 use crate::{error::CollectError, unwind::UnwindTable};
 
-const MAP_CREATE: i64 = 0;
-const MAP_UPDATE: i64 = 2;
-const TYPE_ARRAY: u32 = 2;
 /// `BPF_F_INNER_MAP | BPF_F_MMAPABLE`, as the outer map declares.
 const TABLE_FLAGS: u32 = 0x1000 | 0x400;
 
@@ -86,7 +83,7 @@ impl Tables {
         let failed =
             |source| CollectError::System { doing: "cannot give an unwind table to the kernel".into(), source };
         let inner = fill(&table.words, u64::from(first_wide)).map_err(failed)?;
-        put(&self.outer, number, &inner).map_err(failed)?;
+        map::update(&self.outer, number, &inner.as_raw_fd()).map_err(failed)?;
         self.totals.table_count += 1;
         self.totals.row_count += table.words.get(1).map_or(0, |word| word >> 32);
         self.totals.kernel_bytes += size_of_val(table.words.as_slice()) as u64;
@@ -120,25 +117,8 @@ impl Tables {
 
 /// A map with the words of a table; the low half of word 1 is set.
 fn fill(words: &[u64], first_wide: u64) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct MapCreate {
-        map_type: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        map_flags: u32,
-        padding: [u32; 15],
-    }
     let count = u32::try_from(words.len()).map_err(io::Error::other)?;
-    let mut attributes = MapCreate {
-        map_type: TYPE_ARRAY,
-        key_size: 4,
-        value_size: 8,
-        max_entries: count,
-        map_flags: TABLE_FLAGS,
-        padding: [0; 15],
-    };
-    let map = bpf(MAP_CREATE, &raw mut attributes, size_of::<MapCreate>())?;
+    let map = map::create_array(8, count, TABLE_FLAGS)?;
     let bytes = size_of_val(words).next_multiple_of(4096);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a fresh mapping of a map that is as long as that.
@@ -155,27 +135,4 @@ fn fill(words: &[u64], first_wide: u64) -> io::Result<OwnedFd> {
         libc::munmap(memory, bytes);
     }
     Ok(map)
-}
-
-/// Puts an inner map at an index of the outer one.
-fn put(outer: &OwnedFd, index: u32, inner: &OwnedFd) -> io::Result<()> {
-    #[repr(C)]
-    struct MapUpdate {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    let value = inner.as_raw_fd() as u32;
-    let mut attributes = MapUpdate {
-        map: outer.as_raw_fd() as u32,
-        padding: 0,
-        key: (&raw const index) as u64,
-        value: (&raw const value) as u64,
-        flags: 0,
-    };
-    // SAFETY: the attributes name live values of the sizes that the map has.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE, &raw mut attributes, size_of::<MapUpdate>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -2,7 +2,7 @@
 //! parts together; every part has its own file.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::TargetError;
@@ -49,6 +49,8 @@ pub struct Domain {
     pub prefix: &'static str,
     /// Process addresses of its code (all of its module's, unless it is the program's own): a call from here is its own.
     pub text: Range<u64>,
+    /// Whether nothing that is probed is called from its functions but they themselves.
+    pub is_leaf: bool,
     /// Its functions, with their probes placed. Addresses are link-time; add the module's bias.
     pub functions: Vec<PlannedFunction>,
     /// Functions that are not probed.
@@ -238,6 +240,12 @@ impl Discovery {
     }
 }
 
+/// Whether a module is the C library, whose allocator calls no other.
+fn is_c_library(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.starts_with("libc.so") || name.starts_with("libc-") || name.starts_with("ld-musl")
+}
+
 fn domain(
     memory: &ProcessMemory,
     mappings: &Mappings,
@@ -254,6 +262,7 @@ fn domain(
             Some(own) => module.address(own.start)..module.address(own.end),
             None => module.text(),
         },
+        is_leaf: is_c_library(&module.path),
         functions: allocator.functions.clone(),
         left_out: allocator.left_out.clone(),
     };

@@ -1,0 +1,62 @@
+//! Maps made by ourselves, for those that lie in another map. Responsible for the bpf(2) calls on them.
+
+#![expect(unsafe_code, reason = "bpf(2) is a system call that takes pointers in a union")]
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use super::multi::bpf;
+
+const CREATE: i64 = 0;
+const LOOKUP: i64 = 1;
+const UPDATE: i64 = 2;
+const TYPE_ARRAY: u32 = 2;
+
+/// Makes an array.
+pub(super) fn create_array(value_size: u32, max_entries: u32, map_flags: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        map_flags: u32,
+        padding: [u32; 15],
+    }
+    let mut attributes =
+        Create { map_type: TYPE_ARRAY, key_size: 4, value_size, max_entries, map_flags, padding: [0; 15] };
+    bpf(CREATE, &raw mut attributes, size_of::<Create>())
+}
+
+/// Writes the value at an index.
+pub(super) fn update<T>(map: &OwnedFd, index: u32, value: &T) -> io::Result<()> {
+    element(UPDATE, map, index, std::ptr::from_ref(value).cast_mut())
+}
+
+/// Reads the value at an index into `value`. `T` must be of the map's size, and any bytes a value of it.
+pub(super) fn lookup<T: aya::Pod>(map: &OwnedFd, index: u32, value: &mut T) -> io::Result<()> {
+    element(LOOKUP, map, index, value)
+}
+
+fn element<T>(command: i64, map: &OwnedFd, index: u32, value: *mut T) -> io::Result<()> {
+    #[repr(C)]
+    struct Element {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut attributes = Element {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: (&raw const index) as u64,
+        value: value as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes name a live key and a live value of the sizes that the map has.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Element>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
