@@ -12,6 +12,7 @@ use super::multi::bpf;
 const CREATE: i64 = 0;
 const LOOKUP: i64 = 1;
 const UPDATE: i64 = 2;
+const UPDATE_BATCH: i64 = 26;
 const TYPE_ARRAY: u32 = 2;
 
 /// Makes an array.
@@ -28,6 +29,39 @@ pub(super) fn create_array(value_size: u32, max_entries: u32, map_flags: u32) ->
     let mut attributes =
         Create { map_type: TYPE_ARRAY, key_size: 4, value_size, max_entries, map_flags, padding: [0; 15] };
     bpf(CREATE, &raw mut attributes, size_of::<Create>())
+}
+
+/// Puts maps at consecutive indices of a map of maps, in one operation: the kernel waits for a grace period after each.
+pub(super) fn put_all(outer: &OwnedFd, first: u32, inner: &[OwnedFd]) -> io::Result<()> {
+    #[repr(C)]
+    struct Batch {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    if inner.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<u32> = (first..).take(inner.len()).collect();
+    let values: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
+    let mut attributes = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map: outer.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the attributes name as many live keys and values as they say.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, UPDATE_BATCH, &raw mut attributes, size_of::<Batch>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Writes the value at an index.

@@ -303,11 +303,12 @@ impl Kernel {
         self.tables.load(table)
     }
 
-    /// Gives the kernel the code of a process; returns its number.
+    /// Gives the kernel the code of a process, with the tables loaded so far; returns its number.
     ///
     /// # Errors
     /// When it has more executable mappings than a walk can search, or there is no room.
     pub fn load_space(&mut self, mappings: &[Mapping]) -> Result<u32, CollectError> {
+        self.tables.commit()?;
         self.tables.load_space(mappings)
     }
 

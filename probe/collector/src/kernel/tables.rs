@@ -47,6 +47,8 @@ pub(super) struct Tables {
     spaces: HashMap<MapData, u32, Row<Space>>,
     next_wide: u32,
     next_space: u32,
+    /// Tables that the outer map does not hold yet, the last ones by number.
+    staged: Vec<OwnedFd>,
     totals: TableTotals,
 }
 
@@ -59,6 +61,7 @@ impl Tables {
             spaces: HashMap::try_from(spaces).map_err(broken)?,
             next_wide: 0,
             next_space: 1,
+            staged: Vec::new(),
             totals: TableTotals::default(),
         })
     }
@@ -82,12 +85,18 @@ impl Tables {
         }
         let failed =
             |source| CollectError::System { doing: "cannot give an unwind table to the kernel".into(), source };
-        let inner = fill(&table.words, u64::from(first_wide)).map_err(failed)?;
-        map::update(&self.outer, number, &inner.as_raw_fd()).map_err(failed)?;
+        self.staged.push(fill(&table.words, u64::from(first_wide)).map_err(failed)?);
         self.totals.table_count += 1;
         self.totals.row_count += table.words.get(1).map_or(0, |word| word >> 32);
         self.totals.kernel_bytes += size_of_val(table.words.as_slice()) as u64;
         Ok(number)
+    }
+
+    /// Lets walks find what was loaded.
+    pub(super) fn commit(&mut self) -> Result<(), CollectError> {
+        let first = self.totals.table_count as u32 - self.staged.len() as u32;
+        let failed = |source| CollectError::System { doing: "cannot give unwind tables to the kernel".into(), source };
+        map::put_all(&self.outer, first, &std::mem::take(&mut self.staged)).map_err(failed)
     }
 
     pub(super) fn load_space(&mut self, mappings: &[Mapping]) -> Result<u32, CollectError> {

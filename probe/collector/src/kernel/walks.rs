@@ -48,10 +48,9 @@ impl Walks {
 
 fn fill(outer: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
     let mut slots = Vec::with_capacity(WALK_SLOTS as usize);
-    for index in 0..WALK_SLOTS {
-        let slot = map::create_array(size_of::<WalkState>() as u32, 1, 0)?;
-        map::update(outer, index, &std::os::fd::AsRawFd::as_raw_fd(&slot))?;
-        slots.push(slot);
+    for _ in 0..WALK_SLOTS {
+        slots.push(map::create_array(size_of::<WalkState>() as u32, 1, 0)?);
     }
+    map::put_all(outer, 0, &slots)?;
     Ok(slots)
 }
