@@ -13,7 +13,7 @@ pub const THREAD_SLOTS: u32 = 1 << 13;
 /// Deepest stack walk, and most frames one record can carry. A power of two.
 pub const MAX_FRAMES: usize = 512;
 /// Bytes of a thread's stack that a walk holds a copy of at a time. A power of two.
-pub const WINDOW_BYTES: usize = 4096;
+pub const WINDOW_BYTES: usize = 1 << 14;
 /// Threads whose walks find their memory by index alone: thread id modulo this. Those that collide use a hash table.
 pub const WALK_SLOTS: u32 = 1 << 7;
 /// Known rules by address; a power of two.
@@ -282,9 +282,10 @@ pub struct WalkState {
     pub progress: WalkProgress,
     /// The stacks of the record before and of the one in the making.
     pub buffers: [StackBuffer; 2],
-    /// Copy of stack memory.
-    pub window: [u64; WINDOW_BYTES / 8],
 }
+
+/// Copy of a piece of a thread's stack.
+pub type Window = [u64; WINDOW_BYTES / 8];
 
 /// Losses of one CPU, as the ring record of kind [`RecordKind::Loss`].
 #[repr(C)]
@@ -370,7 +371,7 @@ const _: () = {
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<StackBuffer>() == 64 + 20 * MAX_FRAMES);
-    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + WINDOW_BYTES);
+    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>());
     assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);
 };

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use probe_abi::{
     Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, MAX_THREADS, THREAD_SLOTS, ThreadState, WALK_SLOTS,
-    WalkState,
+    WalkState, Window,
     unwind::{MAX_TABLES, MAX_WIDE_RULES, Space, WideRule},
 };
 
@@ -41,9 +41,17 @@ pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries
 #[btf_map]
 pub(crate) static WALKS: ArrayOfMaps<BtfArray<WalkState, 1>, { WALK_SLOTS as usize }> = ArrayOfMaps::new();
 
+/// Copies of stack memory for these walks.
+#[btf_map]
+pub(crate) static WINDOWS: ArrayOfMaps<BtfArray<Window, 1>, { WALK_SLOTS as usize }> = ArrayOfMaps::new();
+
 /// The same for threads whose slot another thread has, by thread id.
 #[map]
 pub(crate) static MORE_WALKS: HashMap<u32, WalkState> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
+
+/// The same for these.
+#[map]
+pub(crate) static MORE_WINDOWS: HashMap<u32, Window> = HashMap::with_max_entries(MAX_THREADS, NO_PREALLOC);
 
 /// Unwind tables, one array of words per module; each is as long as it needs to be.
 #[btf_map]

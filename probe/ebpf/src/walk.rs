@@ -32,13 +32,17 @@ use probe_abi::{
 };
 
 use crate::{
-    maps::{MORE_WALKS, WALKS, WIDE_RULES},
+    maps::{MORE_WALKS, MORE_WINDOWS, WALKS, WIDE_RULES, WINDOWS},
     rules, threads,
 };
 
 const LAST: u32 = MAX_FRAMES as u32 - 1;
 /// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
 const BELOW: u64 = 64;
+/// A stack before that ended further away than this was another stack.
+const LARGEST_STACK_BYTES: u64 = 8 << 20;
+/// A window's size where nothing is known of the stack.
+const GUESS_BYTES: u64 = 4096;
 /// Frames that one step takes at most if they are what they were.
 const SAME_FRAMES: u32 = 8;
 /// The CFA of a frame whose own is not known: this far above its callee's, where `_start` has it.
@@ -92,6 +96,8 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     }
     // Any value will do for the buffers, and a program's stack is too small to make one.
     MORE_WALKS.insert(tid, unsafe { &*slot }, 1).ok()?;
+    let window = WINDOWS.get(tid & (WALK_SLOTS - 1))?.get_ptr_mut(0)?;
+    MORE_WINDOWS.insert(tid, unsafe { &*window }, 1).ok()?;
     let fresh = MORE_WALKS.get_ptr_mut(tid)?;
     // SAFETY: a map value, of this thread alone.
     unsafe {
@@ -99,6 +105,17 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
         (*fresh).barrier = 0;
     }
     Some(fresh)
+}
+
+/// Where a thread's walks copy its stack to.
+#[inline(always)]
+fn window(tid: u32) -> Option<*mut u64> {
+    let index = tid & (WALK_SLOTS - 1);
+    let slot = WALKS.get(index)?.get_ptr(0)?;
+    // SAFETY: a map value.
+    let is_ours = unsafe { (*slot).tid } == tid as u64;
+    let window = if is_ours { WINDOWS.get(index)?.get_ptr_mut(0) } else { MORE_WINDOWS.get_ptr_mut(tid) };
+    Some(window?.cast())
 }
 
 /// Walks the stack of the running thread from the call that returns to `address` (0: to what stands below `sp`), where
@@ -112,6 +129,7 @@ pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u
 #[inline(never)]
 pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> u64 {
     let Some(state) = memory(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8).0 };
+    let Some(window) = window(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8).0 };
     // SAFETY: a map value, of this thread alone.
     let current = unsafe { (*state).current } & 1;
     let buffers = unsafe { &raw mut (*state).buffers };
@@ -119,6 +137,7 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
         state,
         buffer: unsafe { &raw mut (*buffers)[(current ^ 1) as usize] },
         before: unsafe { &raw const (*buffers)[current as usize] },
+        window,
         tid,
     };
     let (space, limit) = ((space_and_limit >> 32) as u32, space_and_limit as u32);
@@ -181,6 +200,7 @@ struct Walk {
     state: *mut WalkState,
     buffer: *mut StackBuffer,
     before: *const StackBuffer,
+    window: *mut u64,
     tid: u32,
 }
 
@@ -221,7 +241,7 @@ fn same(walk: &Walk) -> bool {
             (&raw const (*walk.before).rules).cast::<u32>(),
             (&raw mut (*walk.buffer).frames).cast::<Frame>(),
             (&raw mut (*walk.buffer).rules).cast::<u32>(),
-            (&raw const (*walk.state).window).cast::<u64>(),
+            walk.window.cast_const(),
         )
     };
     let (before_count, limit) = (now.before_count, now.limit);
@@ -537,8 +557,7 @@ fn partners_agree(walk: &Walk) -> bool {
 #[inline(always)]
 fn read(walk: &Walk, at: u64) -> Option<u64> {
     let now = walk.now();
-    // SAFETY: a map value, of this thread alone.
-    let window = unsafe { &raw const (*walk.state).window }.cast::<u64>();
+    let window = walk.window;
     let offset = at.wrapping_sub(now.window_start);
     if offset < now.window_bytes && offset & 7 == 0 {
         // SAFETY: the index is below the length.
@@ -556,29 +575,30 @@ fn read(walk: &Walk, at: u64) -> Option<u64> {
 #[inline(never)]
 fn copy(walk: &Walk, start: u64) -> u32 {
     let (state, now) = (walk.state, walk.now());
+    let window = walk.window.cast::<c_void>();
     // SAFETY: a map value, of this thread alone.
-    let window = unsafe { &raw mut (*state).window }.cast::<c_void>();
     let barrier = unsafe { (*state).barrier };
     now.window_start = start;
     now.window_bytes = 0;
     // As far as the stack before reached, if that is known: the rest of a page is not worth copying.
-    let mut bytes = WINDOW_BYTES as u64;
+    let mut bytes = GUESS_BYTES;
     let top = now.top;
-    if top > start && top - start < bytes {
+    if top > start && top - start < LARGEST_STACK_BYTES {
         bytes = top - start;
     }
     if barrier > start && barrier - start < bytes {
         bytes = barrier - start;
     }
     // The mask and the test are for the verifier.
-    let mut whole = bytes & (2 * WINDOW_BYTES as u64 - 1);
+    let mut whole = if bytes > WINDOW_BYTES as u64 { WINDOW_BYTES as u64 } else { bytes };
+    whole &= 2 * WINDOW_BYTES as u64 - 1;
     if whole > WINDOW_BYTES as u64 {
         whole = WINDOW_BYTES as u64;
     }
     // SAFETY: the window is as long as that.
     if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
         unsafe { (*state).barrier = (start | 0xfff) + 1 };
-        whole = WINDOW_BYTES as u64 - (start & 0xfff);
+        whole = 4096 - (start & 0xfff);
         // SAFETY: as above.
         if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
             return 0;

@@ -1,9 +1,14 @@
 //! Memory of threads for stack walks. Responsible for making it and for giving it back when a thread is gone.
 
+#![expect(unsafe_code, reason = "map values are plain bytes")]
+
 use std::{io, os::fd::OwnedFd};
 
-use aya::maps::{HashMap, Map, MapData};
-use probe_abi::{WALK_SLOTS, WalkState};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+use probe_abi::{WALK_SLOTS, WINDOW_BYTES, WalkState, Window};
 
 use super::{
     map,
@@ -11,21 +16,34 @@ use super::{
 };
 use crate::error::CollectError;
 
+// SAFETY: plain integers.
+unsafe impl Pod for Row<Window> {}
+
 const UNUSED: WalkMemory = [0; size_of::<WalkState>() / 8];
 
 pub(super) struct Walks {
     slots: Vec<OwnedFd>,
+    /// Held for as long as the slots are in use.
+    _windows: Vec<OwnedFd>,
     more: HashMap<MapData, u32, Row<WalkMemory>>,
+    more_windows: HashMap<MapData, u32, Row<Window>>,
 }
 
 impl Walks {
     /// Makes the slots, if stacks are walked at all.
-    pub(super) fn new(outer: &Map, more: Map, walked: bool) -> Result<Self, CollectError> {
-        let outer = share(outer)?;
-        let slots = if walked { fill(&outer) } else { Ok(Vec::new()) };
+    pub(super) fn new(take: &mut impl FnMut(&str) -> Map, walked: bool) -> Result<Self, CollectError> {
+        let mut slots = |name: &str, bytes: usize| {
+            let outer = share(&take(name))?;
+            let slots = if walked { fill(&outer, bytes as u32) } else { Ok(Vec::new()) };
+            slots.map_err(|error| missing(format!("no kernel memory for stack walks: {error}")))
+        };
+        let (walks, windows) = (slots("WALKS", size_of::<WalkState>())?, slots("WINDOWS", WINDOW_BYTES)?);
+        let broken = |error: MapError| missing(explain(&error));
         Ok(Self {
-            slots: slots.map_err(|error| missing(format!("no kernel memory for stack walks: {error}")))?,
-            more: HashMap::try_from(more).map_err(|error| missing(explain(&error)))?,
+            slots: walks,
+            _windows: windows,
+            more: HashMap::try_from(take("MORE_WALKS")).map_err(broken)?,
+            more_windows: HashMap::try_from(take("MORE_WINDOWS")).map_err(broken)?,
         })
     }
 
@@ -37,19 +55,20 @@ impl Walks {
                 let _ = map::update(slot, 0, &UNUSED);
             }
             let _ = self.more.remove(&tid);
+            let _ = self.more_windows.remove(&tid);
         }
     }
 
     /// Kernel memory of the slots, bytes.
     pub(super) fn kernel_bytes(&self) -> u64 {
-        (self.slots.len() * size_of::<WalkState>()) as u64
+        (self.slots.len() * (size_of::<WalkState>() + WINDOW_BYTES)) as u64
     }
 }
 
-fn fill(outer: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
+fn fill(outer: &OwnedFd, bytes: u32) -> io::Result<Vec<OwnedFd>> {
     let mut slots = Vec::with_capacity(WALK_SLOTS as usize);
     for _ in 0..WALK_SLOTS {
-        slots.push(map::create_array(size_of::<WalkState>() as u32, 1, 0)?);
+        slots.push(map::create_array(bytes, 1, 0)?);
     }
     map::put_all(outer, 0, &slots)?;
     Ok(slots)
