@@ -5,19 +5,20 @@ use std::path::PathBuf;
 
 /// Debian 12 packages the tests use, beside a stable Rust toolchain. `heaptrack` is only compared with, if present.
 pub const DEBIAN_PACKAGES: &[&str] = &[
-    "gcc",        // C workloads, the preload counter, cc1 as a target
-    "g++",        // C++ workloads, cc1plus as a target
-    "libc6-dev",  // libc.a for the static workloads
-    "clang-19",   // a compiler whose memory lives in libc under LLVM
-    "tcc",        // a compiler that frees everything
-    "make",       // a driver with a job server
-    "bash",       // job control
-    "coreutils",  // timeout
-    "util-linux", // setpriv, taskset, mount
-    "valgrind",   // a third opinion on the planted truth
-    "libc6-dbg",  // without which valgrind does not start on Debian
-    "strace",     // another tracer
-    "heaptrack",  // the peer of the benchmark, where present
+    "gcc",           // C workloads, the preload counter, cc1 as a target
+    "g++",           // C++ workloads, cc1plus as a target
+    "libc6-dev",     // libc.a for the static workloads
+    "clang-19",      // a compiler whose memory lives in libc under LLVM
+    "tcc",           // a compiler that frees everything
+    "make",          // a driver with a job server
+    "bash",          // job control
+    "coreutils",     // timeout
+    "util-linux",    // setpriv, taskset, mount
+    "valgrind",      // a third opinion on the planted truth
+    "libc6-dbg",     // without which valgrind does not start on Debian
+    "strace",        // another tracer
+    "libunwind-dev", // a second opinion on stacks
+    "heaptrack",     // the peer of the benchmark, where present
 ];
 
 /// Where a program is on the search path.

@@ -61,6 +61,12 @@ pub(crate) struct RecordingArgs {
     /// Attach empty programs and write nothing: what the probes cost by themselves
     #[arg(long, hide = true)]
     floor: bool,
+    /// Have one in `--check-every` stacks looked at by this unwinder, which writes to the trace's name with `.checks`
+    #[arg(long, hide = true, value_name = "PROGRAM")]
+    check_stacks: Option<PathBuf>,
+    /// See `--check-stacks`
+    #[arg(long, hide = true, value_name = "N", default_value = "1000")]
+    check_every: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -101,19 +107,25 @@ impl RecordingArgs {
             duration: None,
             quiet: true,
             floor: false,
+            check_stacks: None,
+            check_every: 0,
         }
     }
 
     fn options(&self, name: &str, lossless_by_default: bool) -> Options {
+        let output = self.output.clone().unwrap_or_else(|| unused_name(name));
+        let checker = self.check_stacks.clone().map(|program| (program, output.with_extension("checks")));
         let lossless = self.lossless || (lossless_by_default && !self.no_lossless);
         Options {
-            output: self.output.clone().unwrap_or_else(|| unused_name(name)),
+            output,
+            checker,
             tuning: Tuning {
                 ring_bytes: self.ring_bytes,
                 lossless,
                 max_frames: if self.stacks == Stacks::Full { MAX_FRAMES } else { 0 },
                 free_stacks: !self.no_free_stacks,
                 floor: self.floor,
+                check_every: if self.check_stacks.is_some() { self.check_every } else { 0 },
             },
             following: Following { children: !self.no_follow, only: self.only.clone() },
             duration: self.duration,

@@ -352,14 +352,16 @@ pub struct Control {
     /// The fill of the ring is looked at when a thread's `record_count & check_mask` is 0. Each thread can overshoot by
     /// that many records; a small ring takes 0.
     pub check_mask: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// One in this many records with a stack stops its thread, to have the stack checked; 0 for none.
+    pub check_every: u32,
 }
 
 /// Why a program stopped its thread; the value in the map of stops.
 pub const STOP_BACKPRESSURE: u32 = 1;
 /// The dynamic linker reported a change of its link map.
 pub const STOP_LINK_MAP: u32 = 2;
+/// The thread's stack is to be checked by an independent unwinder.
+pub const STOP_CHECK: u32 = 3;
 
 const _: () = {
     assert!(size_of::<Descriptor>() == 32);

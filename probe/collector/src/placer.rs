@@ -234,7 +234,7 @@ impl Placer {
             let is_program = found.modules.first().is_some_and(|program| program.path == mapping.path);
             let Ok((file, _)) = open_mapped_file(pid, mapping, is_program) else { continue };
             let Ok(facts) = self.cache.get(&file, &mapping.path) else { continue };
-            let Some(vaddr) = facts.image.vaddr(mapping.file_offset) else { continue };
+            let Some(vaddr) = facts.image.code_vaddr(mapping.file_offset) else { continue };
             let Some(module) = self.module_file(pid, mapping, facts.identity, is_program) else { continue };
             ranges.push(CodeRange { start, end, bias: start.wrapping_sub(vaddr), module });
         }

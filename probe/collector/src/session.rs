@@ -65,6 +65,8 @@ pub struct Options {
     pub addresses: bool,
     /// What wrote the trace, for its header.
     pub recorder: String,
+    /// An unwinder that checks stacks (`Tuning::check_every`), and the file it writes to.
+    pub checker: Option<(PathBuf, PathBuf)>,
 }
 
 /// Names the frames of a finished recording, given files of the modules.
@@ -124,7 +126,14 @@ pub fn attach(pid: u32, options: &Options, hooks: Hooks<'_>) -> Result<Recorded,
 /// # Errors
 /// `Unsupported` with what is missing.
 pub fn check() -> Result<(), CollectError> {
-    let tuning = Tuning { ring_bytes: 1 << 16, lossless: false, max_frames: 0, free_stacks: false, floor: false };
+    let tuning = Tuning {
+        ring_bytes: 1 << 16,
+        lossless: false,
+        max_frames: 0,
+        free_stacks: false,
+        floor: false,
+        check_every: 0,
+    };
     Kernel::load(tuning).map(drop)
 }
 
@@ -146,6 +155,10 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     let low_bytes = options.tuning.ring_bytes / 8;
     let following = options.following.clone();
     let tracer = Tracer::new(kernel, Placer::new(), gauge, notices, Arc::clone(&signals), following, low_bytes)?;
+    let tracer = match &options.checker {
+        Some((program, output)) => tracer.with_checker(program, output)?,
+        None => tracer,
+    };
     let (begun, beginning) = mpsc::channel();
     let traced = {
         let (subject, before) = (subject.clone(), before);

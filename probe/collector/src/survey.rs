@@ -42,7 +42,14 @@ pub struct PlannedProbe {
 
 /// Tries to load the kernel side.
 pub fn machine() -> Survey {
-    let tuning = Tuning { ring_bytes: 1 << 16, lossless: false, max_frames: 0, free_stacks: false, floor: false };
+    let tuning = Tuning {
+        ring_bytes: 1 << 16,
+        lossless: false,
+        max_frames: 0,
+        free_stacks: false,
+        floor: false,
+        check_every: 0,
+    };
     let kernel = machine::kernel_release();
     match Kernel::load(tuning) {
         Ok((loaded, _)) => {

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, TIMED_WALKS, ThreadState,
+    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK, TIMED_WALKS, ThreadState,
     unwind::WalkEnd,
 };
 
@@ -54,6 +54,10 @@ pub(crate) fn emit(control: &Control, thread: &mut ThreadState, start: Option<St
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
+    }
+    if control.check_every != 0 && start.is_some() && count.wrapping_add(1) % control.check_every == 0 {
+        stop_thread(STOP_CHECK);
+        return;
     }
     if control.stop_bytes != 0 && count & control.check_mask == 0 {
         let unread = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) };

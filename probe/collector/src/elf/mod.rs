@@ -111,6 +111,8 @@ pub(crate) struct Reader<'a> {
 
 /// Nothing that is read at once is larger, whatever a (sparse) file claims.
 const MAX_RANGE_BYTES: u64 = 4 << 30;
+/// A page: what mappings are made of.
+const PAGE_BYTES: u64 = 4096;
 
 impl<'a> Reader<'a> {
     fn new(file: &'a File, path: &'a Path) -> Result<Self, ElfError> {
@@ -204,6 +206,16 @@ impl ElfImage {
         let segment = (self.segments.iter().filter(at).find(|segment| segment.executable))
             .or_else(|| self.segments.iter().find(at))?;
         segment.vaddr.checked_add(file_offset - segment.file_offset)
+    }
+
+    /// Virtual address of the first byte of an executable mapping that begins at a file offset. Mappings begin at pages: the
+    /// segment that it maps may begin further on in its first page, which holds the end of another segment as well.
+    pub fn code_vaddr(&self, mapping_offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().filter(|segment| segment.executable).find(|segment| {
+            let first = segment.file_offset & !(PAGE_BYTES - 1);
+            mapping_offset >= first && mapping_offset < segment.file_offset.saturating_add(segment.file_bytes)
+        })?;
+        Some(segment.vaddr.wrapping_add(mapping_offset).wrapping_sub(segment.file_offset))
     }
 
     /// From the first to past the last executable address.

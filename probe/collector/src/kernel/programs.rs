@@ -161,6 +161,8 @@ pub struct Tuning {
     pub free_stacks: bool,
     /// Attach empty programs: measures what probes cost by themselves.
     pub floor: bool,
+    /// Stop at one in this many stacks to have it checked; 0 for none.
+    pub check_every: u32,
 }
 
 impl Tuning {
@@ -172,7 +174,7 @@ impl Tuning {
             free_stacks: u32::from(self.free_stacks),
             lossy: 0,
             check_mask: if self.ring_bytes >= 1 << 20 { 7 } else { 0 },
-            reserved: 0,
+            check_every: self.check_every,
         }
     }
 }
@@ -403,6 +405,13 @@ impl Kernel {
         let Row(state) = self.threads.get(&tid, 0).ok()?;
         let _ = self.threads.remove(&tid);
         Some(state)
+    }
+
+    /// What is known of a thread's calls now.
+    pub fn thread(&self, tid: u32) -> Option<ThreadState> {
+        let slot = self.slots.get(&(tid % THREAD_SLOTS), 0).ok().map(|Row(state)| state);
+        let slot = slot.filter(|state| state.tid == u64::from(tid));
+        slot.or_else(|| self.threads.get(&tid, 0).ok().map(|Row(state)| state))
     }
 
     /// Losses and stops, by CPU.

@@ -13,6 +13,7 @@
 //! delivered and drop it, so that neither the program nor its parent ever knows. All other signals are passed on, and
 //! group stops that others cause are left alone.
 
+mod check;
 mod detach;
 mod process;
 mod ptrace;
@@ -25,6 +26,7 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -33,11 +35,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use probe_abi::{STOP_BACKPRESSURE, STOP_LINK_MAP};
+use probe_abi::{STOP_BACKPRESSURE, STOP_CHECK, STOP_LINK_MAP};
 use trace_format::{event::EndReason, table::Origin};
 
-use self::ptrace::{Gated, Wait};
 pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signal_fd, wait_for};
+use self::{
+    check::Checker,
+    ptrace::{Gated, Wait},
+};
 use crate::{
     CollectError,
     kernel::{Hook, Kernel, Link, LinkKind, RingGauge, Wanted},
@@ -149,6 +154,7 @@ pub(crate) struct Tracer {
     at_gate: bool,
     outcome: Outcome,
     bell: OwnedFd,
+    checker: Option<Checker>,
 }
 
 impl Tracer {
@@ -179,7 +185,16 @@ impl Tracer {
             at_gate: false,
             outcome: Outcome::default(),
             bell,
+            checker: None,
         })
+    }
+
+    /// Has stacks checked by a program that writes to a file.
+    pub(crate) fn with_checker(mut self, program: &Path, output: &Path) -> Result<Self, CollectError> {
+        let doing = || format!("cannot start the unwinder {}", program.display());
+        let checker = Checker::start(program, output);
+        self.checker = Some(checker.map_err(|source| CollectError::System { doing: doing(), source })?);
+        Ok(self)
     }
 
     /// Starts or seizes the subject, then reports success or failure through `begun`, then follows it to the end.
@@ -338,6 +353,16 @@ impl Tracer {
             Some(STOP_LINK_MAP) => {
                 if let Some(&pid) = self.tasks.get(&tid) {
                     self.place(pid);
+                }
+                let _ = ptrace::resume(tid, 0);
+            }
+            Some(STOP_CHECK) => {
+                if let (Some(checker), Some(&pid), Some(state)) =
+                    (&mut self.checker, self.tasks.get(&tid), self.kernel.thread(tid))
+                    && let Err(error) = checker.check(pid, tid, &state)
+                {
+                    self.checker = None;
+                    self.tell(What::Warning(format!("stacks are not checked any more: {error}")));
                 }
                 let _ = ptrace::resume(tid, 0);
             }

@@ -59,6 +59,14 @@ pub(super) fn detach(tid: u32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_DETACH, tid, 0, signal as usize)
 }
 
+/// The registers of a stopped thread.
+pub(super) fn registers(tid: u32) -> io::Result<libc::user_regs_struct> {
+    // SAFETY: plain integers.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    request(libc::PTRACE_GETREGS, tid, 0, (&raw mut registers) as usize)?;
+    Ok(registers)
+}
+
 /// The new thread's id (fork, vfork, clone), or the old one (exec).
 pub(super) fn event_message(tid: u32) -> io::Result<u64> {
     let mut message: libc::c_ulong = 0;
