@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::requirements::program;
+use crate::requirements::{find_program, program};
 use crate::workload::{build_if_changed, scratch_dir};
 
 /// GCC's C++ compiler proper.
@@ -89,4 +89,50 @@ pub fn rustc_command(rustc: &Path, input: &Path, output: &Path) -> Vec<String> {
         output.display().to_string(),
     ]
     .to_vec()
+}
+
+/// Version of the Zig compiler that is fetched where none is installed.
+const ZIG_VERSION: &str = "0.14.1";
+
+/// A command that runs the Zig compiler: the installed one, else the one that Python's package index has. `Err` says why there
+/// is none.
+pub fn zig() -> Result<Command, String> {
+    if let Some(zig) = find_program("zig") {
+        return Ok(Command::new(zig));
+    }
+    let python = find_program("python3").ok_or("neither zig nor python3 is installed")?;
+    let packages = scratch_dir().join(format!("ziglang-{ZIG_VERSION}"));
+    if !packages.join("ziglang").is_dir() {
+        let wanted = format!("ziglang=={ZIG_VERSION}");
+        let output = Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--target"])
+            .arg(&packages)
+            .arg(&wanted)
+            .output()
+            .map_err(|error| format!("python3 does not start: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("pip cannot fetch {wanted}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+    }
+    let mut command = Command::new(python);
+    command.args(["-m", "ziglang"]).env("PYTHONPATH", packages);
+    Ok(command)
+}
+
+/// A workload in Zig, built with an optimisation mode and libc.
+///
+/// # Errors
+/// Why there is no Zig compiler.
+pub fn zig_program(name: &str, mode: &str) -> Result<PathBuf, String> {
+    let mut command = zig()?;
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.zig"));
+    let folder = scratch_dir().join("zig");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let program = folder.canonicalize().map_err(|error| error.to_string())?.join(format!("{name}-{mode}"));
+    command.args(["build-exe", "-lc", "-O", mode]).arg(source);
+    command.arg(format!("-femit-bin={}", program.display()));
+    command.arg("--cache-dir").arg(folder.join("cache")).arg("--global-cache-dir").arg(folder.join("global"));
+    let output = command.output().map_err(|error| error.to_string())?;
+    assert!(output.status.success(), "zig: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(program)
 }

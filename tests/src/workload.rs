@@ -43,6 +43,9 @@ const fn c(name: &'static str, sources: &'static [&'static str], flags: &'static
     Workload { name, sources, language: Language::C, flags }
 }
 
+/// Code as compilers are built: optimised, without frame pointers. Calls stay calls where the source says so.
+const STACK_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread"];
+
 const WORKLOADS: &[Workload] = &[
     c("basic", &["basic.c"], &[]),
     c("basic-static", &["basic.c"], &["-static"]),
@@ -75,6 +78,7 @@ const WORKLOADS: &[Workload] = &[
     c("rlimit", &["rlimit.c"], &[]),
     c("signals", &["signals.c"], &[]),
     c("spawn", &["spawn.c"], &["-pthread"]),
+    c("stack_shapes", &["stacks/shapes.c", "stacks/cfi.S"], STACK_FLAGS),
     c("thread_storm", &["thread_storm.c"], &["-pthread"]),
     c("toy_malloc.so", &["toy_malloc.c"], &["-shared", "-fPIC"]),
     c("thread_exit", &["thread_exit.c"], &["-pthread"]),
@@ -85,6 +89,18 @@ const WORKLOADS: &[Workload] = &[
         sources: &["own_new.cpp", "own_new_malloc.c"],
         language: Language::Cpp,
         flags: &["-std=c++17"],
+    },
+    Workload {
+        name: "stack_shapes_cpp",
+        sources: &["stacks/shapes.cpp"],
+        language: Language::Cpp,
+        flags: &["-std=c++17", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"],
+    },
+    Workload {
+        name: "stack_shapes_rs",
+        sources: &["stacks/shapes.rs"],
+        language: Language::Rust,
+        flags: &["-C", "opt-level=2", "-C", "force-frame-pointers=no"],
     },
     Workload { name: "system_alloc", sources: &["system_alloc.rs"], language: Language::Rust, flags: &[] },
 ];

@@ -4,7 +4,7 @@ use tests::inputs;
 use tests::live::live;
 use tests::oracle::unwinder::{Agreement, options};
 use tests::recorder::Record;
-use tests::toolchain::{cc1plus_command, clang_command, rustc, rustc_command};
+use tests::toolchain::{cc1plus_command, clang_command, rustc, rustc_command, zig_program};
 
 /// Fewest stacks that are compared.
 const FEWEST: u64 = 2000;
@@ -58,4 +58,20 @@ fn of_rustc_and_all_its_threads() {
     command.extend(["-C", "opt-level=1", "-C", "codegen-units=4"].map(str::to_owned));
     let found = agrees("rustc", &command, 601);
     assert!(found.thread_count >= 3, "only {} threads", found.thread_count);
+}
+
+/// Frame pointers everywhere, two threads, deep recursion.
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+fn of_a_program_that_zig_built() {
+    let Some(_live) = live() else { return };
+    for mode in ["Debug", "ReleaseFast"] {
+        match zig_program("tree", mode) {
+            Ok(program) => {
+                let found = agrees(&format!("zig {mode}"), &[program.display().to_string()], 71);
+                assert_eq!(found.thread_count, 2);
+            }
+            Err(reason) => eprintln!("skipped: {reason}"),
+        }
+    }
 }

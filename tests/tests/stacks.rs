@@ -1,0 +1,142 @@
+//! Programs whose stacks are known from how they are written: exactly these frames, complete or marked with the reason.
+
+use std::collections::HashMap;
+
+use tests::live::live;
+use tests::recorder::Record;
+use tests::workload::built;
+use trace_format::{Op, StackId, StackQuality, Tables, Trace};
+
+/// Names of a stack's functions, the outermost first, and how its walk ended.
+type Stack = (Vec<String>, StackQuality);
+
+/// Stacks of the allocs of a program by size; a size stands for one case.
+fn record(name: &str) -> HashMap<u64, Stack> {
+    let recording = Record::new([built(name)]).options(&["--quiet"]).finish().expect_status(0);
+    let trace = Trace::open(&recording.trace).expect("the trace can be read");
+    let tables = trace.tables.clone();
+    let mut stacks = HashMap::new();
+    trace
+        .for_each_chunk(1, |events| {
+            for event in events {
+                if let Op::Alloc { size_bytes, .. } = event.op {
+                    stacks.insert(size_bytes, (names(event.stack, &tables), event.walk.quality));
+                }
+            }
+        })
+        .expect("the trace can be read");
+    stacks
+}
+
+fn names(stack: StackId, tables: &Tables) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut node = stack;
+    while node != StackId::EMPTY {
+        let row = &tables.stacks[node.index()];
+        let symbols = &tables.symbols[row.frame.index()].functions;
+        names.extend(symbols.iter().map(|symbol| symbol.name.clone()));
+        if symbols.is_empty() {
+            names.push("?".to_owned());
+        }
+        node = row.parent;
+    }
+    names.reverse();
+    names
+}
+
+/// The frames from the function named first on.
+#[track_caller]
+fn ends_with(stacks: &HashMap<u64, Stack>, size: u64, quality: StackQuality, expected: &[&str]) {
+    let (found, ended) = stacks.get(&size).unwrap_or_else(|| panic!("no block of {size} bytes was recorded"));
+    let tail = &found[found.len().saturating_sub(expected.len())..];
+    assert_eq!(tail, expected, "{size}: the whole stack is {found:?}");
+    assert_eq!(*ended, quality, "{size}: the whole stack is {found:?}");
+}
+
+/// A complete stack from `main` on. Above it stand the C library's start and `_start`, by whatever names.
+#[track_caller]
+fn complete(stacks: &HashMap<u64, Stack>, size: u64, expected: &[&str]) {
+    ends_with(stacks, size, StackQuality::Complete, expected);
+    assert!(stacks[&size].0.iter().filter(|name| *name == "main").count() <= 1);
+}
+
+/// A stack that consists of these frames alone.
+#[track_caller]
+fn alone(stacks: &HashMap<u64, Stack>, size: u64, quality: StackQuality, expected: &[&str]) {
+    ends_with(stacks, size, quality, expected);
+    assert_eq!(stacks[&size].0.len(), expected.len(), "{size}: {:?}", stacks[&size].0);
+}
+
+#[test]
+fn of_c_and_of_hand_written_information() {
+    let Some(_live) = live() else { return };
+    let stacks = record("stack_shapes");
+    complete(&stacks, 100_001, &["main", "plain_a", "plain_b", "plain_c", "take"]);
+    complete(&stacks, 100_002, &["main", "dynamic", "take"]);
+    complete(&stacks, 100_003, &["main", "realigned", "take"]);
+    complete(&stacks, 100_004, &["main", "calls_noreturn", "leave_for_good", "take"]);
+    complete(&stacks, 100_005, &["main", "before_jump", "jumped_to", "take"]);
+    let deep: Vec<&str> = ["main"].into_iter().chain(["recurse"; 301]).chain(["take"]).collect();
+    complete(&stacks, 100_006, &deep);
+    let too_deep: Vec<&str> = ["recurse"; 511].into_iter().chain(["take"]).collect();
+    alone(&stacks, 100_007, StackQuality::TooDeep, &too_deep);
+    complete(&stacks, 100_008, &["main", "huge", "take"]);
+    // The signal was raised by the C library on behalf of `spins`; between it and the handler stands the kernel's frame.
+    let (handled, quality) = &stacks[&100_009];
+    let position = |name: &str| handled.iter().position(|found| found == name);
+    let order = ["main", "interrupted", "spins", "handler", "handler_body", "take"].map(position);
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{handled:?}");
+    assert_eq!(*quality, StackQuality::Complete);
+    // A fiber's stack ends where the C library made it, not in `main`.
+    let (fiber, quality) = &stacks[&100_010];
+    assert!(fiber.ends_with(&["fiber", "fiber_body", "take"].map(str::to_owned)), "{fiber:?}");
+    assert!(!fiber.contains(&"main".to_owned()), "{fiber:?} {quality:?}");
+    ends_with(&stacks, 100_011, StackQuality::Complete, &["thread", "thread_body", "take"]);
+    alone(&stacks, 100_012, StackQuality::UnknownCode, &["?", "called_back", "take"]);
+    let hand = |name: &'static str| ["main", "through_hand_written", name, "take"];
+    complete(&stacks, 100_021, &hand("by_rbp"));
+    complete(&stacks, 100_022, &hand("by_expression"));
+    complete(&stacks, 100_023, &hand("rbp_by_expression"));
+    alone(&stacks, 100_024, StackQuality::Unsupported, &["by_rbx", "take"]);
+    alone(&stacks, 100_025, StackQuality::NoRule, &["without", "take"]);
+    alone(&stacks, 100_026, StackQuality::Complete, &["is_root", "take"]);
+}
+
+#[test]
+fn of_cpp() {
+    let Some(_live) = live() else { return };
+    let stacks = record("stack_shapes_cpp");
+    complete(&stacks, 200_001, &["main", "in_handler", "take"]);
+    // While the stack is unwound, the frames of the unwinder stand between the function and its destructor.
+    let (unwound, quality) = &stacks[&200_002];
+    let position = |name: &str| unwound.iter().position(|found| found == name);
+    let order = ["main", "catches", "unwound", "Guard::~Guard", "in_destructor", "take"].map(position);
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{unwound:?}");
+    assert_eq!(*quality, StackQuality::Complete);
+    complete(&stacks, 200_003, &["main", "calls_virtual", "Derived::act", "from_virtual", "take"]);
+    let (lambda, quality) = &stacks[&200_004];
+    assert!(lambda.ends_with(&["from_lambda", "take"].map(str::to_owned)), "{lambda:?}");
+    assert!(lambda.contains(&"calls_lambda".to_owned()) && *quality == StackQuality::Complete, "{lambda:?}");
+    complete(&stacks, 200_005, &["main", "news", "operator new"]);
+}
+
+#[test]
+fn of_rust() {
+    let Some(_live) = live() else { return };
+    let stacks = record("stack_shapes_rs");
+    let within = |size: u64, expected: &[&str]| {
+        let (found, quality) = stacks.get(&size).unwrap_or_else(|| panic!("no block of {size} bytes"));
+        let mut rest = found.iter();
+        for name in expected {
+            assert!(rest.any(|found| found.starts_with(name)), "{size}: no {name} in its place in {found:?}");
+        }
+        assert_eq!(*quality, StackQuality::Complete, "{size}: {found:?}");
+    };
+    within(300_001, &["main", "shapes::main", "shapes::plain", "shapes::take"]);
+    within(300_002, &["main", "shapes::main", "shapes::generic", "shapes::take"]);
+    within(
+        300_003,
+        &["main", "shapes::main", "shapes::panics", "<shapes::Guard as core::ops::drop::Drop>::drop", "shapes::take"],
+    );
+    within(300_004, &["shapes::in_thread", "shapes::take"]);
+}
