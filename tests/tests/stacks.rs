@@ -93,6 +93,8 @@ fn of_c_and_of_hand_written_information() {
     assert!(!fiber.contains(&"main".to_owned()), "{fiber:?} {quality:?}");
     ends_with(&stacks, 100_011, StackQuality::Complete, &["thread", "thread_body", "take"]);
     alone(&stacks, 100_012, StackQuality::UnknownCode, &["?", "called_back", "take"]);
+    // The last of fifty calls, a second after the first.
+    complete(&stacks, 100_013, &["main", "maps_code_again", "calls_it", "called_from_copy", "take"]);
     let hand = |name: &'static str| ["main", "through_hand_written", name, "take"];
     complete(&stacks, 100_021, &hand("by_rbp"));
     complete(&stacks, 100_022, &hand("by_expression"));

@@ -19,6 +19,8 @@ use crate::progress::RecordingBar;
 
 /// Exit code where this machine or user cannot record.
 const CANNOT_RECORD: u8 = 4;
+/// A record with a stack of [`MAX_FRAMES`] takes 8 KiB.
+const SMALLEST_RING_WITH_STACKS: u64 = 1 << 16;
 /// Deepest stack walk, frames.
 const MAX_FRAMES: u32 = 512;
 
@@ -112,6 +114,18 @@ impl RecordingArgs {
         }
     }
 
+    /// Refuses what cannot work together.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.stacks == Stacks::Full && self.ring_bytes < SMALLEST_RING_WITH_STACKS {
+            bail!(
+                "a ring of {} bytes may not hold one deep stack: give --ring-bytes {SMALLEST_RING_WITH_STACKS} or more, or \
+                 --stacks none",
+                self.ring_bytes
+            );
+        }
+        Ok(())
+    }
+
     fn options(&self, name: &str, lossless_by_default: bool) -> Options {
         let output = self.output.clone().unwrap_or_else(|| unused_name(name));
         let checker = self.check_stacks.clone().map(|program| (program, output.with_extension("checks")));
@@ -146,6 +160,7 @@ fn unused_name(name: &str) -> PathBuf {
 /// Launches and records a command; ends as it ends.
 pub(crate) fn record(args: &RecordingArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let Some(program) = command.first() else { bail!("no command given: heaptape record -- COMMAND…") };
+    args.check()?;
     let options = args.options(&program.to_string_lossy(), true);
     match perform(args, Announce::No, &options, |options, hooks| probe_collector::record(command, options, hooks)) {
         Ok(recorded) => {
@@ -158,6 +173,7 @@ pub(crate) fn record(args: &RecordingArgs, command: &[OsString]) -> anyhow::Resu
 
 /// Attaches to a process.
 pub(crate) fn attach(args: &RecordingArgs, pid: u32) -> anyhow::Result<ExitCode> {
+    args.check()?;
     let options = args.options(&format!("pid-{pid}"), false);
     match perform(args, Announce::Yes, &options, |options, hooks| probe_collector::attach(pid, options, hooks)) {
         Ok(recorded) => {

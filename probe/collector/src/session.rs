@@ -173,7 +173,7 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     let settings = WriterOptions { addresses: options.addresses, zstd_level: ZSTD_LEVEL, ..WriterOptions::default() };
     let writer = TraceWriter::create(sink, &options.output, &header, settings)?;
     let progress = Arc::new(Progress::default());
-    let intake = Intake::new(writer, start_ns, Arc::clone(&progress));
+    let intake = Intake::new(writer, start_ns, Arc::clone(&progress), Arc::clone(&signals));
     let drained = Arc::new(AtomicBool::new(false));
     let taking = {
         let (signals, drained) = (Arc::clone(&signals), Arc::clone(&drained));

@@ -34,6 +34,15 @@ FUNCTION through_hand_written
     ret
 END through_hand_written
 
+FUNCTION calls_it
+    subq $8, %rsp
+    .cfi_adjust_cfa_offset 8
+    call *%rdi
+    addq $8, %rsp
+    .cfi_adjust_cfa_offset -8
+    ret
+END calls_it
+
 FUNCTION jumps
     jmp jumped_to
 END jumps

@@ -1,8 +1,10 @@
 /* Calls whose stacks are known from how they are written. Each block has a size of its own, which names the case.
  * Functions keep their names and their frames: nothing is inlined; what a call returns is used after it, so that it is no
  * jump, except where a jump is the point. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -104,6 +106,29 @@ FRAME void runs_generated(void) {
     STAY();
 }
 
+/* The same code mapped a second time, behind the dynamic linker's back: known once somebody has looked. */
+void calls_it(void (*)(void));        /* cfi.S */
+FRAME void called_from_copy(void) { take(100013); STAY(); }
+FRAME void maps_code_again(void) {
+    char line[512], path[256], rights[8];
+    unsigned long start, end, offset;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) {
+        if (sscanf(line, "%lx-%lx %7s %lx %*s %*s %255s", &start, &end, rights, &offset, path) != 5) continue;
+        if (rights[2] == 'x' && (unsigned long)calls_it >= start && (unsigned long)calls_it < end) break;
+    }
+    fclose(maps);
+    int file = open(path, O_RDONLY);
+    char *copy = mmap(NULL, end - start, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, (off_t)offset);
+    close(file);
+    void (*again)(void (*)(void)) = (void *)(copy + ((unsigned long)calls_it - start));
+    for (int round = 0; round < 50; round++) {
+        again(called_from_copy);
+        usleep(20000);
+    }
+    STAY();
+}
+
 void through_hand_written(void);      /* cfi.S */
 
 int main(void) {
@@ -121,6 +146,7 @@ int main(void) {
     pthread_create(&other, NULL, thread, NULL);
     pthread_join(other, NULL);
     runs_generated();
+    maps_code_again();
     through_hand_written();
     return 0;
 }

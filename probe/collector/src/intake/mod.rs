@@ -24,7 +24,10 @@ use self::{
     names::Names,
     stacks::{Nodes, ThreadStack},
 };
-use crate::notice::{CodeRange, ModuleFile, Plan, What};
+use crate::{
+    notice::{CodeRange, ModuleFile, Plan, What},
+    tracer::Signals,
+};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
@@ -55,7 +58,26 @@ struct Target {
     nodes: FastMap<(StackId, u64), StackId>,
     /// Domains by their number within the process.
     domains: FastMap<u16, DomainId>,
+    /// When its mappings may be read again because it runs unknown code, and how long to wait after that. Code that was
+    /// generated at run time stays unknown.
+    look_again_ns: u64,
+    patience_ns: u64,
 }
+
+impl Target {
+    /// Whether unknown code is a reason to read the mappings now.
+    fn wants_another_look(&mut self, now_ns: u64) -> bool {
+        if now_ns < self.look_again_ns {
+            return false;
+        }
+        self.look_again_ns = now_ns + self.patience_ns;
+        self.patience_ns = self.patience_ns.saturating_mul(2);
+        true
+    }
+}
+
+/// The first wait between two readings of mappings for unknown code; it doubles each time.
+const FIRST_PATIENCE_NS: u64 = 20_000_000;
 
 /// A realloc between its entry and its return.
 struct OpenRealloc {
@@ -132,11 +154,12 @@ pub(crate) struct Intake {
     stats: CaptureStats,
     orphan_count: u64,
     progress: Arc<Progress>,
+    signals: Arc<Signals>,
     last_thread: ThreadId,
 }
 
 impl Intake {
-    pub(crate) fn new(writer: TraceWriter, start_ns: u64, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(writer: TraceWriter, start_ns: u64, progress: Arc<Progress>, signals: Arc<Signals>) -> Self {
         Self {
             writer,
             start_ns,
@@ -151,6 +174,7 @@ impl Intake {
             stats: CaptureStats::default(),
             orphan_count: 0,
             progress,
+            signals,
             last_thread: ThreadId(0),
         }
     }
@@ -194,6 +218,9 @@ impl Intake {
         } else {
             caller.stack.apply(usize::from(record.kept), frames, &mut nodes)
         };
+        if record.walk_end == WalkEnd::UnknownCode as u8 && nodes.target.wants_another_look(record.time_ns) {
+            self.signals.look_again(record.pid);
+        }
         let (stack, walk) = match walked {
             Some((stack, moved, renewed)) => (stack, stacks::walk(record.walk_end, moved, renewed)),
             None => (nodes.node(StackId::EMPTY, record.return_address), Walk::NONE),
@@ -391,7 +418,20 @@ impl Intake {
         let main = self.writer.thread(Thread { tid: pid, process: id, name });
         self.names.began(pid, id);
         self.callers.insert(pid, Caller::new(main, pid));
-        self.targets.insert(pid, Target { id, main, heap, began_empty, ranges, nodes, domains });
+        self.targets.insert(
+            pid,
+            Target {
+                id,
+                main,
+                heap,
+                began_empty,
+                ranges,
+                nodes,
+                domains,
+                look_again_ns: 0,
+                patience_ns: FIRST_PATIENCE_NS,
+            },
+        );
         self.progress.process_count.fetch_add(1, Ordering::Relaxed);
         self.writer.push(time_ns, main, StackId::EMPTY, Walk::NONE, &Op::ProcessStart { process: id }).map(drop)
     }

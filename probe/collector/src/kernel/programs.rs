@@ -251,7 +251,7 @@ impl Kernel {
             slots: Array::try_from(take("SLOTS")).map_err(broken)?,
             threads: HashMap::try_from(take("THREADS")).map_err(broken)?,
             walks: Walks::new(&mut take, tuning.max_frames > 0)?,
-            tables: Tables::new(&take("TABLES"), take("WIDE_RULES"), take("SPACES"))?,
+            tables: Tables::new(take("TABLES"), take("WIDE_RULES"), take("SPACES"))?,
             stops: HashMap::try_from(stops_map).map_err(broken)?,
             cpus: PerCpuArray::try_from(take("CPUS")).map_err(broken)?,
             descriptors: Array::try_from(take("DESCRIPTORS")).map_err(broken)?,

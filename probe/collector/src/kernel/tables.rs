@@ -43,6 +43,8 @@ pub struct TableTotals {
 /// The maps that stack walks search.
 pub(super) struct Tables {
     outer: OwnedFd,
+    /// Programs that are loaded late name it by this descriptor.
+    _outer: Map,
     wide: Array<MapData, Row<WideRule>>,
     spaces: HashMap<MapData, u32, Row<Space>>,
     next_wide: u32,
@@ -53,10 +55,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn new(outer: &Map, wide: Map, spaces: Map) -> Result<Self, CollectError> {
+    pub(super) fn new(outer: Map, wide: Map, spaces: Map) -> Result<Self, CollectError> {
         let broken = |error: MapError| missing(explain(&error));
         Ok(Self {
-            outer: share(outer)?,
+            outer: share(&outer)?,
+            _outer: outer,
             wide: Array::try_from(wide).map_err(broken)?,
             spaces: HashMap::try_from(spaces).map_err(broken)?,
             next_wide: 0,

@@ -23,8 +23,8 @@ const UNUSED: WalkMemory = [0; size_of::<WalkState>() / 8];
 
 pub(super) struct Walks {
     slots: Vec<OwnedFd>,
-    /// Held for as long as the slots are in use.
-    _windows: Vec<OwnedFd>,
+    /// Programs that are loaded late name the outer maps by these descriptors.
+    _outer: Vec<Map>,
     more: HashMap<MapData, u32, Row<WalkMemory>>,
     more_windows: HashMap<MapData, u32, Row<Window>>,
 }
@@ -32,16 +32,20 @@ pub(super) struct Walks {
 impl Walks {
     /// Makes the slots, if stacks are walked at all.
     pub(super) fn new(take: &mut impl FnMut(&str) -> Map, walked: bool) -> Result<Self, CollectError> {
+        let mut outer = Vec::new();
         let mut slots = |name: &str, bytes: usize| {
-            let outer = share(&take(name))?;
-            let slots = if walked { fill(&outer, bytes as u32) } else { Ok(Vec::new()) };
+            let map = take(name);
+            let slots = if walked { fill(&share(&map)?, bytes as u32) } else { Ok(Vec::new()) };
+            outer.push(map);
             slots.map_err(|error| missing(format!("no kernel memory for stack walks: {error}")))
         };
-        let (walks, windows) = (slots("WALKS", size_of::<WalkState>())?, slots("WINDOWS", WINDOW_BYTES)?);
+        let walks = slots("WALKS", size_of::<WalkState>())?;
+        // The outer map holds the windows; only states are ever looked at from here.
+        drop(slots("WINDOWS", WINDOW_BYTES)?);
         let broken = |error: MapError| missing(explain(&error));
         Ok(Self {
             slots: walks,
-            _windows: windows,
+            _outer: outer,
             more: HashMap::try_from(take("MORE_WALKS")).map_err(broken)?,
             more_windows: HashMap::try_from(take("MORE_WINDOWS")).map_err(broken)?,
         })

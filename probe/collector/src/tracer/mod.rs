@@ -19,7 +19,7 @@ mod process;
 mod ptrace;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::{CString, OsString},
     io,
     os::{
@@ -28,7 +28,7 @@ use std::{
     },
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::Sender,
     },
@@ -71,6 +71,8 @@ pub(crate) struct Signals {
     pub(crate) root_ended: AtomicBool,
     /// Time that threads were held for back-pressure, summed.
     pub(crate) held_ns: AtomicU64,
+    /// Processes that run code which was not mapped when their mappings were read.
+    unknown_code: Mutex<BTreeSet<u32>>,
     wake: OwnedFd,
 }
 
@@ -81,8 +83,17 @@ impl Signals {
             broken: AtomicBool::new(false),
             root_ended: AtomicBool::new(false),
             held_ns: AtomicU64::new(0),
+            unknown_code: Mutex::default(),
             wake: process::event_fd()?,
         })
+    }
+
+    /// Asks the tracer to read the mappings of a process again: it runs code that is not known.
+    pub(crate) fn look_again(&self, pid: u32) {
+        if let Ok(mut pids) = self.unknown_code.lock() {
+            pids.insert(pid);
+        }
+        process::ring_bell(&self.wake);
     }
 
     /// Asks the tracer to detach and end.
@@ -250,6 +261,11 @@ impl Tracer {
             }
         }
         self.release_held();
+        let changed = self.signals.unknown_code.lock().map(|mut pids| std::mem::take(&mut *pids)).unwrap_or_default();
+        for pid in changed {
+            self.place(pid);
+        }
+        process::silence_bell(&self.signals.wake);
         let timeout = if self.held.is_empty() { 1000 } else { 1 };
         ptrace::poll(&[self.bell.as_raw_fd(), self.signals.wake.as_raw_fd()], timeout);
     }

@@ -81,6 +81,13 @@ pub(super) fn event_fd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Makes it quiet again.
+pub(super) fn silence_bell(bell: &OwnedFd) {
+    let mut count = 0u64;
+    // SAFETY: eight bytes of a live integer; the descriptor does not block.
+    unsafe { libc::read(bell.as_raw_fd(), (&raw mut count).cast(), 8) };
+}
+
 /// Rings it.
 pub(super) fn ring_bell(bell: &OwnedFd) {
     let one = 1u64;
