@@ -94,8 +94,10 @@ pub fn rustc_command(rustc: &Path, input: &Path, output: &Path) -> Vec<String> {
 /// Version of the Zig compiler that is fetched where none is installed.
 const ZIG_VERSION: &str = "0.14.1";
 
-/// A command that runs the Zig compiler: the installed one, else the one that Python's package index has. `Err` says why there
-/// is none.
+/// A command that runs the Zig compiler: the installed one, else the one that Python's package index has.
+///
+/// # Errors
+/// Why there is none.
 pub fn zig() -> Result<Command, String> {
     if let Some(zig) = find_program("zig") {
         return Ok(Command::new(zig));

@@ -26,6 +26,9 @@ use crate::{
 /// Threads that build tables. The target waits for them.
 const BUILDERS: usize = 8;
 
+/// A table, or why a file has none.
+type Made = Result<Arc<UnwindTable>, UnwindError>;
+
 /// The code of one process, as the kernel has it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Code {
@@ -144,9 +147,8 @@ impl Spaces {
     }
 
     /// The tables of modules, in the order given.
-    fn build(&self, pid: u32, wanted: &[&CodeRange]) -> Vec<Result<Arc<UnwindTable>, UnwindError>> {
-        let results: Vec<Mutex<Option<Result<Arc<UnwindTable>, UnwindError>>>> =
-            wanted.iter().map(|_| Mutex::new(None)).collect();
+    fn build(&self, pid: u32, wanted: &[&CodeRange]) -> Vec<Made> {
+        let results: Vec<Mutex<Option<Made>>> = wanted.iter().map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let builders = thread::available_parallelism().map_or(1, usize::from).min(BUILDERS).min(wanted.len());
         thread::scope(|scope| {
@@ -167,7 +169,7 @@ impl Spaces {
             .collect()
     }
 
-    fn build_one(&self, pid: u32, range: &CodeRange) -> Result<Arc<UnwindTable>, UnwindError> {
+    fn build_one(&self, pid: u32, range: &CodeRange) -> Made {
         match &range.module.file {
             Some(file) => self.cache.get(file, &range.module.build_id).map(|(table, _)| table),
             None => {

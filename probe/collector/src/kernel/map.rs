@@ -35,8 +35,8 @@ pub(super) fn create_array(value_size: u32, max_entries: u32, map_flags: u32) ->
 pub(super) fn put_all(outer: &OwnedFd, first: u32, inner: &[OwnedFd]) -> io::Result<()> {
     #[repr(C)]
     struct Batch {
-        in_batch: u64,
-        out_batch: u64,
+        from: u64,
+        to: u64,
         keys: u64,
         values: u64,
         count: u32,
@@ -50,8 +50,8 @@ pub(super) fn put_all(outer: &OwnedFd, first: u32, inner: &[OwnedFd]) -> io::Res
     let keys: Vec<u32> = (first..).take(inner.len()).collect();
     let values: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
     let mut attributes = Batch {
-        in_batch: 0,
-        out_batch: 0,
+        from: 0,
+        to: 0,
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count: keys.len() as u32,

@@ -19,7 +19,7 @@ use crate::error::CollectError;
 // SAFETY: plain integers.
 unsafe impl Pod for Row<Window> {}
 
-const UNUSED: WalkMemory = [0; size_of::<WalkState>() / 8];
+static UNUSED: WalkMemory = [0; size_of::<WalkState>() / 8];
 
 pub(super) struct Walks {
     slots: Vec<OwnedFd>,

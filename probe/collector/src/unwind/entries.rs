@@ -37,7 +37,7 @@ pub(super) struct Entry {
 /// What a section says.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    pub(super) entries: Vec<Entry>,
+    pub(super) list: Vec<Entry>,
     pub(super) rows: Vec<Row>,
     pub(super) wide: Vec<WideRule>,
     numbers: HashMap<WideRule, u32>,
@@ -46,8 +46,8 @@ pub(super) struct Entries {
 impl Entries {
     /// By address; of two that begin at one place the longer first, so that the other one wins.
     pub(super) fn sort(&mut self) {
-        if !self.entries.is_sorted_by_key(|entry| entry.start) {
-            self.entries.sort_by_key(|entry| (entry.start, std::cmp::Reverse(entry.end)));
+        if !self.list.is_sorted_by_key(|entry| entry.start) {
+            self.list.sort_by_key(|entry| (entry.start, std::cmp::Reverse(entry.end)));
         }
     }
 
@@ -103,6 +103,10 @@ impl Section<'_> {
                     match table.next_row() {
                         Ok(Some(row)) => {
                             at = row.end_address();
+                            // Some compilers end an entry with a row for the byte behind it.
+                            if row.start_address() >= end {
+                                break;
+                            }
                             found.push(row.start_address(), express(row, is_signal, &section), first);
                         }
                         Ok(None) => break,
@@ -115,7 +119,7 @@ impl Section<'_> {
             }
             let rows = first..found.rows.len();
             if !rows.is_empty() {
-                found.entries.push(Entry { start, end, rows });
+                found.list.push(Entry { start, end, rows });
             }
         }
         found

@@ -3,7 +3,7 @@
 //! Where every function begins with `push rbp; mov rbp, rsp`, one rule holds at every call: CFA = rbp + 16, rbp saved at
 //! CFA - 16. It is wrong in the first instructions of a function, in which no call stands.
 
-use object::{LittleEndian, Object as _, ObjectSymbol as _, ObjectSymbolTable as _, SymbolKind, read::elf::ElfFile64};
+use object::{LittleEndian, Object as _, ObjectSymbol as _, SymbolKind, read::elf::ElfFile64};
 
 /// Functions looked at.
 const SAMPLE: usize = 2000;
@@ -32,7 +32,7 @@ pub(super) fn functions(elf: &ElfFile64<'_, LittleEndian>) -> Vec<u64> {
     let mut starts: Vec<u64> = tables
         .iter()
         .flatten()
-        .flat_map(|table| table.symbols())
+        .flat_map(object::ObjectSymbolTable::symbols)
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition() && symbol.size() > 0)
         .map(|symbol| symbol.address())
         .collect();

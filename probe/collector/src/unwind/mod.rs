@@ -75,7 +75,7 @@ impl UnwindTable {
                 let mut found = section.entries(&code);
                 found.sort();
                 add_entries(&mut packer, &found);
-                let mut functions: Vec<u64> = found.entries.iter().map(|entry| entry.start).collect();
+                let mut functions: Vec<u64> = found.list.iter().map(|entry| entry.start).collect();
                 functions.dedup();
                 packer.functions = functions;
                 packer.wide = found.wide;
@@ -111,8 +111,8 @@ impl UnwindTable {
 
 /// Entries in order become rows; the later one wins where two overlap.
 fn add_entries(packer: &mut Packer, found: &entries::Entries) {
-    for (index, entry) in found.entries.iter().enumerate() {
-        let next = found.entries.get(index + 1).map_or(u64::MAX, |next| next.start);
+    for (index, entry) in found.list.iter().enumerate() {
+        let next = found.list.get(index + 1).map_or(u64::MAX, |next| next.start);
         for row in &found.rows[entry.rows.clone()] {
             if row.start < next {
                 packer.unsupported += u64::from(row.rule == Rule::special(SPECIAL_UNSUPPORTED));
