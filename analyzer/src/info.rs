@@ -5,6 +5,7 @@ use trace_format::{EndReason, Origin, ProcessId, ResultProbe, Tables, Trace};
 
 use crate::doubt::{Doubt, doubts};
 use crate::replay::{Account, Amount, Anomaly, Counts, Loss, Outcome, ProcessOutcome};
+use crate::stacks::Stacks;
 use crate::units::utc;
 
 /// Everything `heaptape info` shows. This is what `--json` prints; see the fields of each part.
@@ -18,6 +19,8 @@ pub struct Info {
     pub recording: Recording,
     /// How well it was recorded, and at what cost.
     pub capture: Capture,
+    /// How well stacks were taken.
+    pub stacks: Stacks,
     /// All processes, backing allocators only.
     pub totals: Totals,
     /// Each allocator, over all processes.
@@ -307,7 +310,7 @@ pub struct ProcessDomain {
 }
 
 /// Gathers what there is to say of a trace.
-pub fn info(trace: &Trace, outcome: &Outcome) -> Info {
+pub fn info(trace: &Trace, outcome: &Outcome, stacks: Stacks) -> Info {
     let tables = &trace.tables;
     let lost_count = lost_count(trace, outcome);
     // With one process or one allocator there is no doubt whose events were lost.
@@ -342,6 +345,7 @@ pub fn info(trace: &Trace, outcome: &Outcome) -> Info {
         },
         recording: recording(trace, outcome),
         capture: capture(trace, outcome),
+        stacks,
         totals: Totals {
             figures: figures(&outcome.total, Some(lost_count)),
             counted_domains: backing(true),

@@ -4,7 +4,7 @@
 //! Read from top to bottom, this is the way of the data:
 //! [`layers`] says which allocators stand on others, [`mod@replay`] turns the events into an [`Outcome`], [`symbolise`] and
 //! [`names`] name its code addresses, [`wrappers`] and [`site_tree`] make sites of stacks, [`metric`] and [`selection`]
-//! say what is weighed; [`info`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
+//! say what is weighed; [`info`], [`stacks`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
 //! in words what they do not know, and [`report`] renders them as text. The result types serialise to the JSON that
 //! `--json` prints.
 
@@ -25,6 +25,7 @@ pub mod flamegraph;
 pub mod info;
 pub mod leaks;
 pub mod sites;
+pub mod stacks;
 
 pub mod report;
 pub mod units;

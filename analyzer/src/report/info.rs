@@ -7,6 +7,7 @@ use super::table::Table;
 use super::width::shorten;
 use crate::info::{Capture, Figures, Info, Overhead, ProbeInfo, ProcessInfo};
 use crate::names::base_name;
+use crate::stacks::{StackFigures, Stacks};
 use crate::units::{at_time, bytes, count, duration, plural, share};
 
 /// Processes listed; `--json` lists all.
@@ -22,6 +23,7 @@ pub fn info(out: &mut impl Write, screen: &Screen, info: &Info) -> io::Result<()
     summary(out, screen, info)?;
     domains(out, screen, info)?;
     processes(out, screen, info)?;
+    stacks(out, screen, &info.stacks)?;
     probes(out, screen, &info.capture.probe_plan)?;
     cost(out, screen, &info.capture)
 }
@@ -342,6 +344,72 @@ fn cost(out: &mut impl Write, screen: &Screen, capture: &Capture) -> io::Result<
         stops => format!("stopped threads {} for {}", plural(stops, "time", "times"), duration(backpressure_ns)),
     };
     facts.line("pressure", &stops)
+}
+
+/// How well stacks were taken, and what that cost.
+fn stacks(out: &mut impl Write, screen: &Screen, stacks: &Stacks) -> io::Result<()> {
+    let taken = |figures: &StackFigures| figures.complete + figures.truncated;
+    if taken(&stacks.alloc) + taken(&stacks.free) == 0 {
+        return Ok(());
+    }
+    screen.heading(out, "Stacks", "")?;
+    let mut facts = Facts { out, screen };
+    for (name, figures) in [("allocs", &stacks.alloc), ("frees", &stacks.free)] {
+        facts.line(name, &stack_line(figures))?;
+    }
+    if let Some(unwinding) = &stacks.unwinding {
+        let walk = unwinding
+            .walk_ns
+            .map_or(String::new(), |ns| format!("{} a walk (timed now and then); ", duration(ns as u64)));
+        facts.line(
+            "unwinding",
+            &format!(
+                "{walk}{} with {} in {} of kernel memory, ready in {}",
+                plural(unwinding.table_count, "table", "tables"),
+                plural(unwinding.row_count, "row", "rows"),
+                bytes(unwinding.kernel_bytes),
+                duration(unwinding.build_ns)
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+fn stack_line(figures: &StackFigures) -> String {
+    let taken = figures.complete + figures.truncated;
+    if taken == 0 {
+        return format!("none taken of {}", count(figures.events));
+    }
+    let mut line = format!("{} of {} reach their root", share(figures.complete, taken), count(taken));
+    if let Some(depth) = figures.mean_depth {
+        line.push_str(&format!(", {depth:.1} frames each"));
+    }
+    let reasons: Vec<String> = figures
+        .truncated_by_reason
+        .iter()
+        .map(|(reason, events)| format!("{} at {}", count(*events), reason_in_words(reason)))
+        .collect();
+    if !reasons.is_empty() {
+        line.push_str(&format!("; cut short: {}", reasons.join(", ")));
+    }
+    if figures.not_taken > 0 {
+        line.push_str(&format!("; {} without a stack", count(figures.not_taken)));
+    }
+    line
+}
+
+/// Where a stack was cut short.
+fn reason_in_words(reason: &str) -> &str {
+    match reason {
+        "too-deep" => "the depth limit",
+        "unreadable" => "memory that could not be read",
+        "no-rule" => "code without unwind information",
+        "unknown-code" => "code of no file",
+        "unsupported" => "unusual unwind information",
+        "foreign-probe" => "another tool's return probe",
+        "no-room" => "too many threads at once",
+        other => other,
+    }
 }
 
 fn joined(names: &[String]) -> String {

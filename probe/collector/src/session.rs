@@ -48,7 +48,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Compression while recording: the fastest; every saved microsecond is the target's.
 const ZSTD_LEVEL: i32 = 1;
 /// Precision of event times.
-const TICK_NS: u32 = 64;
+const TICK_NS: u32 = 256;
 
 /// What and how to record.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ impl Args {
 
         let screen = terminal::screen();
         let replayed = replayed(&trace)?;
-        let info = analyzer::info::info(&replayed.trace, &replayed.outcome);
+        let info = analyzer::info::info(&replayed.trace, &replayed.outcome, analyzer::stacks::stacks(&replayed.trace)?);
         analyzer::report::summary(out, &screen, &info)?;
         let wanted = Wanted::default();
         let sites =

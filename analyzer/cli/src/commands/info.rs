@@ -10,7 +10,10 @@ use crate::terminal;
 #[command(
     after_help = "JSON (stable): schema, file.{path, bytes, events, bytes_per_event}, recording.{recorder, kernel, \
     machine, command, attached_pid, options, wall_ns, …}, capture.{complete, loss_free, not_loss_free_because, problems[], \
-    losses[], anomalies[], counters, warnings[], probe_plan[], overhead}, totals.{alloc_count, free_count, realloc_count, \
+    losses[], anomalies[], counters, warnings[], probe_plan[], overhead}, stacks.{alloc, free}.{events, \
+    complete, truncated, not_taken (events), reaches_root_share (of the stacks taken, 0 to 1), mean_depth (frames), \
+    truncated_by_reason.{too-deep, unreadable, no-rule, unknown-code, unsupported, foreign-probe, no-room} (events)}, \
+    stacks.unwinding.{timed_walk_count, walk_ns, table_count, row_count, kernel_bytes, build_ns}, totals.{alloc_count, free_count, realloc_count, \
     alloc_bytes, failed_count, lost_count, free_before_recording_count, free_of_dead_count, peak_live_bytes, \
     live_at_end_bytes, live_at_end_count, counted_domains[], on_top_domains[]}, the same figures per domains[] (name, \
     module, layer, in_totals) and processes[] (pid, name, command, …), doubts[].\n\n\
@@ -29,7 +32,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let replayed = replayed(&self.trace)?;
-        let info = analyzer::info::info(&replayed.trace, &replayed.outcome);
+        let info = analyzer::info::info(&replayed.trace, &replayed.outcome, analyzer::stacks::stacks(&replayed.trace)?);
         if self.json {
             return print_json(out, &info);
         }
