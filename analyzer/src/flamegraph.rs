@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use inferno::flamegraph::color::{BackgroundColor, BasicPalette, Palette};
-use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
+use inferno::flamegraph::{Direction, Options, TextTruncateDirection, from_lines};
 use trace_format::{ProcessId, Tables, Trace};
 
 use crate::doubt::doubts;
@@ -146,6 +146,8 @@ impl Folded {
         options.colors = Palette::Basic(BasicPalette::Mem);
         options.bgcolors = Some(BackgroundColor::Grey);
         options.deterministic = true;
+        // Stacks of compilers are deep: roots on top, where the page opens.
+        options.direction = Direction::Inverted;
         options.font_type = "system-ui, sans-serif".to_owned();
         options.text_truncate_direction = TextTruncateDirection::Right;
         options.notes = format!("heaptape: {}", self.subtitle);

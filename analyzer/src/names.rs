@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use foldhash::{HashMap, HashMapExt};
-use trace_format::{FrameId, FrameSymbols, Module, Tables};
+use trace_format::{FrameId, FrameSymbols, Module, Symbol, Tables};
 
 use crate::symbolise::Symboliser;
 
@@ -65,7 +65,7 @@ impl Names {
                     module: path.to_owned(),
                     file: symbol.file.clone(),
                     line: symbol.line,
-                    resolved: true,
+                    resolved: !is_place(&symbol.name),
                 };
                 names.intern(place, &mut known);
             }
@@ -101,6 +101,23 @@ impl Names {
 /// File name of a path.
 pub fn base_name(path: &str) -> &str {
     path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(path)
+}
+
+/// Names functions without a symbol by where they begin, given the start of each frame's function in its module where that
+/// is known: all calls in a function then have one name.
+pub fn name_by_start(tables: &Tables, starts: &[Option<u64>], symbols: &mut Vec<FrameSymbols>) {
+    symbols.resize(tables.frames.len(), FrameSymbols::default());
+    for ((symbols, frame), start) in symbols.iter_mut().zip(&tables.frames).zip(starts) {
+        if let (true, Some(start)) = (symbols.functions.is_empty(), start) {
+            let name = unresolved(tables.modules.get(frame.module.index()), *start);
+            symbols.functions.push(Symbol { name, ..Symbol::default() });
+        }
+    }
+}
+
+/// Whether a name is a place in a file for want of a symbol.
+fn is_place(name: &str) -> bool {
+    name.ends_with(')') && name.contains("+0x") && name.contains(" (build id ")
 }
 
 fn unresolved(module: Option<&Module>, address: u64) -> String {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use analyzer::symbolise::Symboliser;
+use analyzer::{names::name_by_start, symbolise::Symboliser};
 use anyhow::{Context as _, bail};
 use probe_collector::{CollectError, Following, Hooks, Options, Recorded, Tuning};
 use trace_format::{ModuleId, symbols::Symbolise as _, table::Tables};
@@ -234,9 +234,11 @@ fn perform(
 ) -> Result<Recorded, CollectError> {
     let bar = RecordingBar::new(args.quiet || args.floor);
     let mut tick = |progress: &probe_collector::Progress| bar.update(progress);
-    let symbolise = |tables: &Tables, files: Vec<(ModuleId, File)>| {
+    let symbolise = |tables: &Tables, files: Vec<(ModuleId, File)>, starts: &[Option<u64>]| {
         let symboliser = files.into_iter().fold(Symboliser::new(), |all, (module, file)| all.with_file(module, file));
-        { symboliser }.symbolise(tables)
+        let mut symbols = { symboliser }.symbolise(tables);
+        name_by_start(tables, starts, &mut symbols);
+        symbols
     };
     let announce = !args.quiet && matches!(subject, Announce::Yes);
     let mut begun = |pid: u32| {

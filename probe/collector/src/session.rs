@@ -69,8 +69,9 @@ pub struct Options {
     pub checker: Option<(PathBuf, PathBuf)>,
 }
 
-/// Names the frames of a finished recording, given files of the modules.
-pub type Symbolise<'a> = dyn FnOnce(&Tables, Vec<(ModuleId, File)>) -> Vec<FrameSymbols> + 'a;
+/// Names the frames of a finished recording, given files of the modules and, by frame, where its function begins in its
+/// module as far as unwind information tells.
+pub type Symbolise<'a> = dyn FnOnce(&Tables, Vec<(ModuleId, File)>, &[Option<u64>]) -> Vec<FrameSymbols> + 'a;
 
 /// What the caller of a recording provides.
 pub struct Hooks<'a> {
@@ -382,7 +383,7 @@ fn finish(
             broken = intake.untold_loss(cpu as u32, state.untold).err();
         }
     }
-    let Finished { writer, mut stats, files, .. } = intake.into_parts();
+    let Finished { writer, mut stats, files, starts } = intake.into_parts();
     if full_table_count > 0 {
         stats.warnings.push(format!("{full_table_count} calls came from more threads than can be recorded at once"));
     }
@@ -416,7 +417,7 @@ fn finish(
     match broken {
         Some(error) => recorded.failure = Some(error.into()),
         None => {
-            let symbols = symbolise(writer.tables(), files);
+            let symbols = symbolise(writer.tables(), files, &starts);
             stats.recorder_cpu_ns = machine::own_cpu_ns();
             stats.wall_ns = began.elapsed().as_nanos() as u64;
             match writer.finish(stats, symbols) {

@@ -526,7 +526,8 @@ impl Intake {
                 .warnings
                 .push(format!("{} records named a process or probe that is not known", self.orphan_count));
         }
-        Finished { writer: self.writer, stats: self.stats, files: self.names.into_files() }
+        let starts = self.names.function_starts();
+        Finished { writer: self.writer, stats: self.stats, files: self.names.into_files(), starts }
     }
 }
 
@@ -535,6 +536,8 @@ pub(crate) struct Finished {
     pub(crate) writer: TraceWriter,
     pub(crate) stats: CaptureStats,
     pub(crate) files: Vec<(trace_format::ModuleId, std::fs::File)>,
+    /// By frame, where its function begins.
+    pub(crate) starts: Vec<Option<u64>>,
 }
 
 /// Bytes of the ring as what they are.

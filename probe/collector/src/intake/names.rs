@@ -110,6 +110,11 @@ impl Names {
         self.images.get(&pid).copied()
     }
 
+    /// Where the function of each frame begins.
+    pub(super) fn function_starts(&self) -> Vec<Option<u64>> {
+        self.functions.iter().map(|function| function.map(|(_, start)| start)).collect()
+    }
+
     /// The files of all modules that have one.
     pub(super) fn into_files(self) -> Vec<(ModuleId, File)> {
         self.files.iter().filter_map(|(id, module)| Some((*id, module.file.as_ref()?.try_clone().ok()?))).collect()
