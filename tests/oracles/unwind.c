@@ -232,6 +232,9 @@ int main(int count, char **values) {
                 unw_word_t ip;
                 if (unw_get_reg(&cursor, UNW_REG_IP, &ip) || ip == 0 || frames == MAX_FRAMES) break;
                 ips[frames++] = ip;
+                /* Where nothing is known, libunwind guesses by rbp: it shall not. */
+                unw_proc_info_t info;
+                if (unw_get_proc_info(&cursor, &info)) { end = -UNW_ENOINFO; break; }
                 end = unw_step(&cursor);
             } while (end > 0);
         }

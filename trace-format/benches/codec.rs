@@ -111,14 +111,14 @@ fn walk(random: &mut Random, before: u64, site: u64) -> Walk {
     Walk { quality, renewed: u32::from(rarely), moved: one != other && same_function }
 }
 
-fn steps() -> Vec<Step> {
+fn steps(event_count: usize) -> Vec<Step> {
     let mut random = Random(1);
     let functions = functions(&mut random);
     let mut heap = Heap::default();
     let mut live: Vec<(BlockId, u64, usize)> = Vec::new();
     let (mut births, mut time_ns, mut last_site) = (0, 0, 0);
-    let mut steps = Vec::with_capacity(EVENT_COUNT + 64);
-    while steps.len() < EVENT_COUNT {
+    let mut steps = Vec::with_capacity(event_count + 64);
+    while steps.len() < event_count {
         for act in &functions[random.skewed(FUNCTION_COUNT) as usize].acts {
             time_ns += 200 + random.skewed(1 << 10);
             let (site, op) = match *act {
@@ -176,7 +176,8 @@ fn main() -> io::Result<()> {
     let levels: Vec<i32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let levels = if levels.is_empty() { vec![WriterOptions::default().zstd_level] } else { levels };
     let mut out = io::stdout().lock();
-    let steps = steps();
+    let smoke = std::env::args().any(|argument| argument == "--smoke");
+    let steps = steps(if smoke { EVENT_COUNT / 20 } else { EVENT_COUNT });
     let count = steps.len() as f64;
     let moved = steps.iter().filter(|step| step.walk.moved).count() as f64 / count * 100.0;
     writeln!(out, "{count} events, {moved:.0} % with a call that moved")?;

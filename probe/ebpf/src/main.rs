@@ -23,6 +23,7 @@ mod record;
 mod rules;
 mod threads;
 mod walk;
+mod window;
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -12,8 +12,8 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK, TIMED_WALKS, ThreadState,
-    unwind::WalkEnd,
+    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK, TIMED_WALKS,
+    ThreadState, unwind::WalkEnd,
 };
 
 use crate::{

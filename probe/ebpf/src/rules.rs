@@ -4,9 +4,7 @@
 use aya_ebpf::btf_maps::Array;
 use probe_abi::{
     KNOWN_RULES,
-    unwind::{
-        HEADER_WORDS, KIND_WIDE, MAX_MAPPINGS, NO_TABLE, PAGE_SHIFT, Rule, SPECIAL_NONE, Space, WalkEnd,
-    },
+    unwind::{HEADER_WORDS, KIND_WIDE, MAX_MAPPINGS, NO_TABLE, PAGE_SHIFT, Rule, SPECIAL_NONE, Space, WalkEnd},
 };
 
 use crate::maps::{KNOWN, SPACES, TABLES};
@@ -25,7 +23,8 @@ pub(crate) fn rule_at(address: u64, space: u32) -> Result<Rule, WalkEnd> {
         return Err(WalkEnd::NoRoom);
     };
     // SAFETY: a map value; races are told by the check.
-    let (check, rule) = unsafe { ((&raw const (*known).check).read_volatile(), (&raw const (*known).rule).read_volatile()) };
+    let (check, rule) =
+        unsafe { ((&raw const (*known).check).read_volatile(), (&raw const (*known).rule).read_volatile()) };
     if check == key ^ rule.wrapping_mul(ODD) {
         return Ok(Rule(rule as u32));
     }

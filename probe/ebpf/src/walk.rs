@@ -19,30 +19,22 @@ use core::{
     intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg},
 };
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_user,
-    generated::{bpf_loop, bpf_probe_read_user as read_user},
-};
+use aya_ebpf::helpers::generated::bpf_loop;
 use probe_abi::{
     Frame, MAX_FRAMES, PENDING_DEPTH, StackBuffer, WALK_SLOTS, WINDOW_BYTES, WalkProgress, WalkState,
     unwind::{
-        BASE_CFA, BASE_RBP, BASE_SAME, KIND_RBP, KIND_RSP, KIND_WIDE, Rule, SPECIAL_NONE, SPECIAL_PLT, SPECIAL_ROOT, SPECIAL_SIGNAL,
-        UCONTEXT_RBP, UCONTEXT_RIP, UCONTEXT_RSP, WalkEnd,
+        BASE_CFA, BASE_RBP, BASE_SAME, KIND_RBP, KIND_RSP, KIND_WIDE, Rule, SPECIAL_NONE, SPECIAL_PLT, SPECIAL_ROOT,
+        SPECIAL_SIGNAL, UCONTEXT_RBP, UCONTEXT_RIP, UCONTEXT_RSP, WalkEnd,
     },
 };
 
 use crate::{
     maps::{MORE_WALKS, MORE_WINDOWS, WALKS, WIDE_RULES, WINDOWS},
     rules, threads,
+    window::read,
 };
 
 const LAST: u32 = MAX_FRAMES as u32 - 1;
-/// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
-const BELOW: u64 = 64;
-/// A stack before that ended further away than this was another stack.
-const LARGEST_STACK_BYTES: u64 = 8 << 20;
-/// A window's size where nothing is known of the stack.
-const GUESS_BYTES: u64 = 4096;
 /// Frames that one step takes at most if they are what they were.
 const SAME_FRAMES: u32 = 8;
 /// The CFA of a frame whose own is not known: this far above its callee's, where `_start` has it.
@@ -196,18 +188,18 @@ fn outermost(walk: &Walk) -> u64 {
 
 /// What the steps of a walk work on. `bpf_loop` keeps the verifier from unrolling them.
 #[repr(C)]
-struct Walk {
-    state: *mut WalkState,
+pub(crate) struct Walk {
+    pub(crate) state: *mut WalkState,
     buffer: *mut StackBuffer,
     before: *const StackBuffer,
-    window: *mut u64,
+    pub(crate) window: *mut u64,
     tid: u32,
 }
 
 impl Walk {
     /// Where it is.
     #[inline(always)]
-    fn now<'a>(&self) -> &'a mut WalkProgress {
+    pub(crate) fn now<'a>(&self) -> &'a mut WalkProgress {
         // SAFETY: a map value, of this thread alone.
         unsafe { &mut (*self.state).progress }
     }
@@ -361,8 +353,9 @@ struct Partner {
 fn partner(walk: &Walk) -> Partner {
     let now = walk.now();
     // SAFETY: a map value, of this thread alone.
-    let (frames, rules) =
-        unsafe { ((&raw const (*walk.before).frames).cast::<Frame>(), (&raw const (*walk.before).rules).cast::<u32>()) };
+    let (frames, rules) = unsafe {
+        ((&raw const (*walk.before).frames).cast::<Frame>(), (&raw const (*walk.before).rules).cast::<u32>())
+    };
     let mut at = now.at;
     for _ in 0..2 {
         // SAFETY: the index is below the length.
@@ -551,61 +544,6 @@ fn partners_agree(walk: &Walk) -> bool {
     // SAFETY: the index is below the length.
     let partner = unsafe { &*(&raw const (*walk.before).frames).cast::<Frame>().add(theirs as usize) };
     frame.address == partner.address && frame.cfa == partner.cfa
-}
-
-/// Eight bytes of the stack.
-#[inline(always)]
-fn read(walk: &Walk, at: u64) -> Option<u64> {
-    let now = walk.now();
-    let window = walk.window;
-    let offset = at.wrapping_sub(now.window_start);
-    if offset < now.window_bytes && offset & 7 == 0 {
-        // SAFETY: the index is below the length.
-        return Some(unsafe { *window.add((offset >> 3) as usize & (WINDOW_BYTES / 8 - 1)) });
-    }
-    if at & 7 == 0 && copy(walk, at.wrapping_sub(BELOW)) != 0 {
-        // SAFETY: as above.
-        return Some(unsafe { *window.add(BELOW as usize / 8) });
-    }
-    unsafe { bpf_probe_read_user(at as *const u64) }.ok()
-}
-
-/// Fills the window from an address on. A copy that fails leaves zeros, so it ends where it must not fail: at the end of
-/// its page, or before the address where a copy failed before (the end of the stack).
-#[inline(never)]
-fn copy(walk: &Walk, start: u64) -> u32 {
-    let (state, now) = (walk.state, walk.now());
-    let window = walk.window.cast::<c_void>();
-    // SAFETY: a map value, of this thread alone.
-    let barrier = unsafe { (*state).barrier };
-    now.window_start = start;
-    now.window_bytes = 0;
-    // As far as the stack before reached, if that is known: the rest of a page is not worth copying.
-    let mut bytes = GUESS_BYTES;
-    let top = now.top;
-    if top > start && top - start < LARGEST_STACK_BYTES {
-        bytes = top - start;
-    }
-    if barrier > start && barrier - start < bytes {
-        bytes = barrier - start;
-    }
-    // The mask and the test are for the verifier.
-    let mut whole = if bytes > WINDOW_BYTES as u64 { WINDOW_BYTES as u64 } else { bytes };
-    whole &= 2 * WINDOW_BYTES as u64 - 1;
-    if whole > WINDOW_BYTES as u64 {
-        whole = WINDOW_BYTES as u64;
-    }
-    // SAFETY: the window is as long as that.
-    if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
-        unsafe { (*state).barrier = (start | 0xfff) + 1 };
-        whole = 4096 - (start & 0xfff);
-        // SAFETY: as above.
-        if unsafe { read_user(window, whole as u32, start as *const c_void) } != 0 {
-            return 0;
-        }
-    }
-    now.window_bytes = whole & !7;
-    (now.window_bytes > BELOW) as u32
 }
 
 /// A return probe replaces a return address by the kernel's trampoline, which is page aligned; the pending call

@@ -6,9 +6,12 @@ use std::{collections::HashMap, ops::Range};
 use gimli::{
     BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer, UnwindContext, UnwindSection as _,
 };
-use probe_abi::unwind::{Rule, SPECIAL_UNSUPPORTED, WideRule};
+use probe_abi::unwind::{Rule, SPECIAL_ROOT, SPECIAL_UNSUPPORTED, WideRule};
 
 use super::rule::{Expressed, express};
+
+/// `_start` is no longer than this.
+const START_BYTES: u64 = 128;
 
 /// `.eh_frame` and what its pointers are relative to.
 pub(super) struct Section<'a> {
@@ -49,6 +52,19 @@ impl Entries {
         if !self.list.is_sorted_by_key(|entry| entry.start) {
             self.list.sort_by_key(|entry| (entry.start, std::cmp::Reverse(entry.end)));
         }
+    }
+
+    /// Takes what begins at the file's entry point for `_start`, if no entry covers it.
+    pub(super) fn add_start(&mut self, start: u64) {
+        let after = self.list.partition_point(|entry| entry.start <= start);
+        let covered = after.checked_sub(1).is_some_and(|before| self.list[before].end > start);
+        if covered {
+            return;
+        }
+        let next = self.list.get(after).map_or(u64::MAX, |next| next.start);
+        let rows = self.rows.len()..self.rows.len() + 1;
+        self.rows.push(Row { start, rule: Rule::special(SPECIAL_ROOT) });
+        self.list.insert(after, Entry { start, end: next.min(start.saturating_add(START_BYTES)), rows });
     }
 
     fn push(&mut self, start: u64, expressed: Expressed, first: usize) {

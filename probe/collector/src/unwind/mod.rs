@@ -6,7 +6,8 @@
 //!               `entries`                          `rule`              `pack`            `cache`
 //! ```
 //!
-//! Code that no entry covers has no rule, and a walk that meets it says so. Gaps of less than 16 bytes between entries
+//! Where the kernel enters a file (`_start`; in the dynamic linker it has no unwind information) nothing has called it: that is a
+//! root. Other code that no entry covers has no rule, and a walk that meets it says so. Gaps of less than 16 bytes between entries
 //! are padding, in which nothing ever runs: they keep the rule before them.
 
 mod cache;
@@ -70,10 +71,14 @@ impl UnwindTable {
             .map(|segment| (segment.address(), segment.address().saturating_add(segment.size())))
             .collect();
         let mut packer = Packer::default();
+        let entry = Some(elf.entry()).filter(|entry| code.iter().any(|&(start, end)| *entry >= start && *entry < end));
         match find_section(&elf, file) {
             Some(section) => {
                 let mut found = section.entries(&code);
                 found.sort();
+                if let Some(entry) = entry {
+                    found.add_start(entry);
+                }
                 add_entries(&mut packer, &found);
                 let mut functions: Vec<u64> = found.list.iter().map(|entry| entry.start).collect();
                 functions.dedup();
