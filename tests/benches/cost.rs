@@ -1,5 +1,6 @@
 //! What recording costs, in one run: user and system time of target and recorder together, until the trace is closed,
-//! beside the same program unrecorded and beside the floor (the same probes with empty programs, no trace).
+//! beside the same program unrecorded, beside the floor (the same probes with empty programs, no trace) and beside heaptrack.
+//! What unwinding adds is the time that the kernel spent in our programs, with stacks less without (`bpf_stats`).
 //!
 //! `cargo bench -p tests --bench cost -- [--runs N] [--smoke] [--only NAME]`
 //! Prints medians, ratios against the floor of the same run, the size of the traces and the speed of replay. Needs root.
@@ -20,6 +21,7 @@ use tests::toolchain::{cc1plus_command, clang_command, rustc, rustc_command};
 const COST_BAR: f64 = 1.35;
 const BYTES_PER_EVENT_BAR: f64 = 3.5;
 const REPLAY_BAR: f64 = 5e6;
+const STACKED_BYTES_PER_EVENT_BAR: f64 = 3.0;
 
 struct Arguments {
     runs: usize,
@@ -53,20 +55,45 @@ impl Arguments {
 struct Subject {
     name: &'static str,
     command: Vec<String>,
+    /// Most that unwinding may add to an event, ns.
+    unwinding_bar_ns: Option<f64>,
+    /// Most that recording with stacks of allocs may cost, by another way of running.
+    stacks_bar: Option<(f64, Way)>,
+}
+
+impl Subject {
+    fn new(name: &'static str, command: Vec<String>) -> Self {
+        Self { name, command, unwinding_bar_ns: None, stacks_bar: None }
+    }
 }
 
 fn subjects(smoke: bool, output: &std::path::Path) -> Vec<Subject> {
     let object = output.join("out.o");
     if smoke {
         return vec![
-            Subject { name: "cc1plus small.cpp", command: cc1plus_command(&inputs::path("small.cpp"), &object) },
-            Subject { name: "rustc small.rs", command: rustc_command(&rustc(), &inputs::path("small.rs"), &object) },
+            Subject::new("cc1plus small.cpp", cc1plus_command(&inputs::path("small.cpp"), &object)),
+            Subject::new("rustc small.rs", rustc_command(&rustc(), &inputs::path("small.rs"), &object)),
         ];
     }
     vec![
-        Subject { name: "cc1plus medium.cpp", command: cc1plus_command(&inputs::path("medium.cpp"), &object) },
-        Subject { name: "rustc medium.rs", command: rustc_command(&rustc(), &inputs::path("medium.rs"), &object) },
-        Subject { name: "clang -O0 sqlite3.c", command: clang_command("-O0", &inputs::sqlite3_c(), &object) },
+        Subject {
+            unwinding_bar_ns: Some(400.0),
+            ..Subject::new("cc1plus medium.cpp", cc1plus_command(&inputs::path("medium.cpp"), &object))
+        },
+        Subject {
+            unwinding_bar_ns: Some(400.0),
+            stacks_bar: Some((1.1, Way::Heaptrack)),
+            ..Subject::new("cc1plus large.cpp", cc1plus_command(&inputs::path("large.cpp"), &object))
+        },
+        Subject {
+            stacks_bar: Some((1.6, Way::Floor)),
+            ..Subject::new("rustc medium.rs", rustc_command(&rustc(), &inputs::path("medium.rs"), &object))
+        },
+        Subject {
+            unwinding_bar_ns: Some(800.0),
+            stacks_bar: Some((0.8, Way::Heaptrack)),
+            ..Subject::new("clang -O0 sqlite3.c", clang_command("-O0", &inputs::sqlite3_c(), &object))
+        },
     ]
 }
 
@@ -76,19 +103,22 @@ enum Way {
     Native,
     Floor,
     Recorded,
-    RecordedWithStacks,
+    AllocStacks,
+    AllStacks,
     Heaptrack,
 }
 
 impl Way {
-    const ALL: [Self; 5] = [Self::Native, Self::Floor, Self::Recorded, Self::RecordedWithStacks, Self::Heaptrack];
+    const ALL: [Self; 6] =
+        [Self::Native, Self::Floor, Self::Recorded, Self::AllocStacks, Self::AllStacks, Self::Heaptrack];
 
     fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Floor => "floor",
             Self::Recorded => "record --stacks none",
-            Self::RecordedWithStacks => "record --stacks full",
+            Self::AllocStacks => "record --no-free-stacks",
+            Self::AllStacks => "record",
             Self::Heaptrack => "heaptrack",
         }
     }
@@ -110,7 +140,8 @@ impl Way {
             }
             Self::Floor => heaptape(&["record", "--quiet", "--floor"]),
             Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "-o"]),
-            Self::RecordedWithStacks => heaptape(&["record", "--quiet", "--stacks", "full", "-o"]),
+            Self::AllocStacks => heaptape(&["record", "--quiet", "--no-free-stacks", "-o"]),
+            Self::AllStacks => heaptape(&["record", "--quiet", "-o"]),
         };
         if self != Self::Floor {
             command.arg(trace);
@@ -141,6 +172,17 @@ fn replay_events_per_s(trace: &std::path::Path, runs: usize) -> Option<f64> {
         })
         .collect();
     Some(info(trace).file.events as f64 / median(&mut times).max(Duration::from_millis(1).as_secs_f64()))
+}
+
+/// What the kernel spent in our programs and how many events and bytes there were, with the kernel's statistics on.
+fn in_programs(way: Way, subject: &Subject, trace: &std::path::Path) -> Option<(f64, f64, f64)> {
+    let switch = std::path::Path::new("/proc/sys/kernel/bpf_stats_enabled");
+    std::fs::write(switch, "1").ok()?;
+    run(&mut way.command(subject, trace)?).success(way.name());
+    let _ = std::fs::write(switch, "0");
+    let info = tests::recorder::json("info", trace);
+    let number = |pointer: &str| info.pointer(pointer).and_then(serde_json::Value::as_f64);
+    Some((number("/capture/overhead/program_ns")?, number("/file/events")?, number("/file/bytes_per_event")?))
 }
 
 fn main() {
@@ -202,7 +244,22 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
     if let Some(speed) = speed {
         say(&format!("  replay on one core     {:.1} million events/s (the whole of `info`)", speed / 1e6));
     }
+    let without = in_programs(Way::Recorded, subject, &trace);
+    let mut unwinding_ns = None;
+    let mut stacked_bytes = None;
+    for way in [Way::AllocStacks, Way::AllStacks] {
+        if let (Some((without, ..)), Some((with, events, bytes))) = (without, in_programs(way, subject, &trace)) {
+            let added = (with - without) / events;
+            say(&format!("  unwinding adds         {added:.0} ns to an event, {bytes:.2} bytes each ({})", way.name()));
+            (unwinding_ns, stacked_bytes) = (Some(added), Some(bytes));
+        }
+    }
     let ratio = medians[2].expect("the recording was measured") / floor;
+    let by = |way: Way| Way::ALL.iter().position(|each| *each == way).and_then(|index| medians[index]);
+    let stacks = subject.stacks_bar.and_then(|(bar, way)| Some((by(Way::AllocStacks)? / by(way)?, bar, way)));
+    if let Some((ratio, bar, way)) = stacks {
+        say(&format!("  stacks of allocs cost  {ratio:.2} × {} (bar {bar})", way.name()));
+    }
     let bars = [
         (ratio > COST_BAR && !subject.name.starts_with("clang"), format!("cost {ratio:.2} × floor (bar {COST_BAR})")),
         (
@@ -212,6 +269,23 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
         (
             speed.is_some_and(|speed| speed < REPLAY_BAR) && events > 1_000_000,
             format!("replay of {:.1} million events/s (bar {:.0})", speed.unwrap_or(0.0) / 1e6, REPLAY_BAR / 1e6),
+        ),
+        (
+            stacks.is_some_and(|(ratio, bar, _)| ratio > bar),
+            stacks.map_or(String::new(), |(ratio, bar, way)| {
+                format!("stacks of allocs cost {ratio:.2} × {} (bar {bar})", way.name())
+            }),
+        ),
+        (
+            unwinding_ns.zip(subject.unwinding_bar_ns).is_some_and(|(added, bar)| added > bar),
+            format!("unwinding adds {:.0} ns (bar {:?})", unwinding_ns.unwrap_or(0.0), subject.unwinding_bar_ns),
+        ),
+        (
+            stacked_bytes.is_some_and(|bytes| bytes > STACKED_BYTES_PER_EVENT_BAR) && events > 1_000_000,
+            format!(
+                "{:.2} bytes per event with all stacks (bar {STACKED_BYTES_PER_EVENT_BAR})",
+                stacked_bytes.unwrap_or(0.0)
+            ),
         ),
     ];
     bars.into_iter().filter(|(missed, _)| *missed).map(|(_, what)| format!("{}: {what}", subject.name)).collect()
