@@ -9,10 +9,10 @@
 #   mark       16   magic 89 48 54 41 50 45 0D 0A ("\x89HTAPE\r\n") · version u16 · reserved u16 (0) ·
 #                   low half of xxh3-64 over the 12 bytes before, u32
 #   envelope   header     (kind 1), once
-#   envelope   chunk      (kind 2), any number; other kinds may stand between
-#   envelope   tables     (kind 3), one or more  ┐
-#   envelope   symbols    (kind 4), any number   ├ written when the recording ends
-#   envelope   tail       (kind 5), once         │
+#   envelope   tables     (kind 3), any number  ┐ in turns: rows come before the first event that refers to them;
+#   envelope   chunk      (kind 2), any number  ┘ other kinds may stand between
+#   envelope   symbols    (kind 4), any number  ┐ written when the recording ends
+#   envelope   tail       (kind 5), once        │
 #   footer     32   magic "HTAPEEND" · offset of the tail's envelope u64 · size of the whole file u64 ·
 #                   xxh3-64 over the 24 bytes before, u64
 #
@@ -40,9 +40,11 @@
 # it decodes alone; chunks may be decoded in parallel, and a lost one shifts nothing. Sequence numbers between two chunks
 # that no chunk holds are lost events. All state of the encodings below begins anew with each chunk.
 #
-# Ids are indices of tables and grow without gaps. A chunk brings every row that is new since the chunk before, with the
-# id of the first; rows lost with a lost chunk leave a gap of known size. An event refers only to rows of its own chunk
-# or earlier ones. Stack 0 is the empty stack and is never written.
+# Ids are indices of tables and grow without gaps. Tables bring every row that is new since the tables before, with the id
+# of the first; a chunk says in its dictionary how many rows came before it, so that lost rows leave a gap of known size.
+# An event refers only to rows that stand before its chunk, or in its chunk's dictionary: early recorders put new rows there,
+# and all of them once more into tables at the end. A reader without a tail takes rows from both. Stack 0 is the empty stack
+# and is never written.
 #
 # == Columns ===========================================================================================================
 #
@@ -74,7 +76,7 @@ struct Chunk {
   tickNs @5 :UInt32;               # ns per tick, at least 1; as in the header, but this one counts: a chunk decodes alone
   withoutAddresses @6 :Bool;       # births have no recall and no address (0); frees of unknown addresses still have
   columns @7 :List(Column);        # at most one of a kind
-  dictionary @8 :Dictionary;       # rows new since the chunk before
+  dictionary @8 :Dictionary;       # no rows: how many there were before it
 }
 
 struct Column {
@@ -248,7 +250,7 @@ struct Tail {
   chunks @2 :List(ChunkEntry);     # in file order
   eventCount @3 :UInt64;           # of all chunks
   blockCount @4 :UInt64;           # births of the whole trace, lost ones included
-  tableOffsets @5 :List(UInt64);   # envelopes of kind tables, at least one; together they hold all rows of all tables
+  tableOffsets @5 :List(UInt64);   # envelopes of kind tables, in file order; together they hold all rows of all tables
   symbolOffsets @6 :List(UInt64);  # envelopes of kind symbols
   salvaged @7 :Bool;               # made by `heaptape salvage`: the recording may lack its end
   sequenceEnd @8 :UInt64;          # number after the last event, lost ones included

@@ -104,11 +104,6 @@ impl ChunkEncoder {
         (facts, columns)
     }
 
-    /// Facts of a chunk without events that stands before this one.
-    pub(crate) fn facts_before(&self) -> ChunkFacts {
-        ChunkFacts { event_count: 0, block_count: 0, ..self.facts }
-    }
-
     /// Begins an empty chunk at this place of the order.
     pub(crate) fn begin(&mut self, sequence: Sequence, block: BlockId) {
         self.columns.clear();

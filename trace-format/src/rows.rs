@@ -40,6 +40,18 @@ impl TableLengths {
     }
 }
 
+/// Writes how many rows of each table came before.
+pub(crate) fn write_lengths(before: TableLengths, mut to: schema::dictionary::Builder<'_>) {
+    to.set_first_module(before.modules as u32);
+    to.set_first_frame(before.frames as u32);
+    to.set_first_stack(before.stacks as u32);
+    to.set_first_process(before.processes as u32);
+    to.set_first_thread(before.threads as u32);
+    to.set_first_domain(before.domains as u32);
+    to.set_first_entry(before.entries as u32);
+    to.set_first_probe(before.probes as u32);
+}
+
 /// Some rows of each table, contiguous in each.
 #[derive(Debug, Clone)]
 pub(crate) struct Rows {
@@ -84,7 +96,7 @@ impl Rows {
     }
 
     pub(crate) fn write(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_module(self.first.modules as u32);
+        write_lengths(self.first, to.reborrow());
         let mut modules = to.reborrow().init_modules(self.modules.len() as u32);
         for (index, module) in self.modules.iter().enumerate() {
             let mut row = modules.reborrow().get(index as u32);
@@ -100,7 +112,6 @@ impl Rows {
     }
 
     fn write_frames(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_frame(self.first.frames as u32);
         to.set_frame_count(self.frames.len() as u32);
         let mut modules = crate::column::RunsBuilder::default();
         let mut addresses = Vec::with_capacity(self.frames.len() * 4);
@@ -116,7 +127,6 @@ impl Rows {
     }
 
     fn write_stacks(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_stack(self.first.stacks as u32);
         to.set_stack_count(self.stacks.len() as u32);
         let mut parents = Vec::with_capacity(self.stacks.len() * 2);
         let mut frames = Vec::with_capacity(self.stacks.len() * 2);
@@ -133,7 +143,6 @@ impl Rows {
     }
 
     fn write_processes(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_process(self.first.processes as u32);
         let mut processes = to.reborrow().init_processes(self.processes.len() as u32);
         for (index, process) in self.processes.iter().enumerate() {
             let mut row = processes.reborrow().get(index as u32);
@@ -149,7 +158,6 @@ impl Rows {
             write_texts(row.reborrow().init_command(process.command.len() as u32), &process.command);
             row.set_shares_heap(process.shares_heap);
         }
-        to.set_first_thread(self.first.threads as u32);
         let mut threads = to.init_threads(self.threads.len() as u32);
         for (index, thread) in self.threads.iter().enumerate() {
             let mut row = threads.reborrow().get(index as u32);
@@ -160,7 +168,6 @@ impl Rows {
     }
 
     fn write_allocators(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_domain(self.first.domains as u32);
         let mut domains = to.reborrow().init_domains(self.domains.len() as u32);
         for (index, domain) in self.domains.iter().enumerate() {
             let mut row = domains.reborrow().get(index as u32);
@@ -168,7 +175,6 @@ impl Rows {
             row.set_module(domain.module.0);
             row.set_layer(domain.layer);
         }
-        to.set_first_entry(self.first.entries as u32);
         let mut entries = to.init_entries(self.entries.len() as u32);
         for (index, entry) in self.entries.iter().enumerate() {
             let mut row = entries.reborrow().get(index as u32);
@@ -185,7 +191,6 @@ impl Rows {
     }
 
     fn write_probes(&self, mut to: schema::dictionary::Builder<'_>) {
-        to.set_first_probe(self.first.probes as u32);
         let mut probes = to.reborrow().init_probes(self.probes.len() as u32);
         for (index, probe) in self.probes.iter().enumerate() {
             let mut row = probes.reborrow().get(index as u32);

@@ -16,18 +16,19 @@ use crate::error::WriteError;
 use crate::generated::trace_capnp as schema;
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::message::Packer;
-use crate::rows::Rows;
+use crate::rows::{Rows, TableLengths, write_lengths};
 use crate::symbol_table::SymbolColumns;
 use crate::table::Header;
 use crate::tail::{ChunkEntry, Tail, write_header, write_tail};
 use crate::version::FormatVersion;
 
-/// zstd level of what is written once, at the end.
-const TAIL_LEVEL: i32 = 6;
+/// zstd level of tables, symbols and the tail: little data next to that of chunks.
+const TABLE_LEVEL: i32 = 6;
 
 /// Work for the second thread.
 pub(crate) enum Job {
-    Chunk(Box<(ChunkFacts, Columns, Rows)>),
+    /// Events, and how many rows of each table stand before them.
+    Chunk(Box<(ChunkFacts, Columns, TableLengths)>),
     Tables(Box<Rows>),
     Symbols(Box<SymbolColumns>),
     Tail(Box<Tail>),
@@ -74,7 +75,8 @@ pub(crate) struct Sink {
     out: Box<dyn Write + Send>,
     path: PathBuf,
     progress: Arc<Progress>,
-    packer: Packer,
+    chunk_packer: Packer,
+    table_packer: Packer,
     offset: u64,
     chunks: Vec<ChunkEntry>,
     table_offsets: Vec<u64>,
@@ -90,12 +92,14 @@ impl Sink {
         zstd_level: i32,
         progress: Arc<Progress>,
     ) -> Result<Self, WriteError> {
-        let packer = Packer::new(zstd_level).map_err(|source| io_error(&path, 0, source))?;
+        let packer = |level| Packer::new(level).map_err(|source| io_error(&path, 0, source));
+        let (chunk_packer, table_packer) = (packer(zstd_level)?, packer(TABLE_LEVEL)?);
         let mut sink = Self {
             out,
             path,
             progress,
-            packer,
+            chunk_packer,
+            table_packer,
             offset: 0,
             chunks: Vec::new(),
             table_offsets: Vec::new(),
@@ -123,8 +127,8 @@ impl Sink {
     fn work(&mut self, job: Job, used: &Sender<Columns>) -> Result<(), WriteError> {
         match job {
             Job::Chunk(chunk) => {
-                let (facts, columns, rows) = *chunk;
-                self.write_chunk(&facts, &columns, &rows)?;
+                let (facts, columns, lengths) = *chunk;
+                self.write_chunk(&facts, &columns, lengths)?;
                 // The writer may be gone already; then nobody needs the columns.
                 let _ = used.send(columns);
                 Ok(())
@@ -133,7 +137,6 @@ impl Sink {
                 let mut message = Builder::new_default();
                 rows.write(message.init_root());
                 self.table_offsets.push(self.offset);
-                self.use_tail_level()?;
                 self.write_envelope(Kind::TABLES, &message, "a part of the tables")
             }
             Job::Symbols(symbols) => {
@@ -146,7 +149,7 @@ impl Sink {
         }
     }
 
-    fn write_chunk(&mut self, facts: &ChunkFacts, columns: &Columns, rows: &Rows) -> Result<(), WriteError> {
+    fn write_chunk(&mut self, facts: &ChunkFacts, columns: &Columns, lengths: TableLengths) -> Result<(), WriteError> {
         self.chunks.push(ChunkEntry {
             offset: self.offset,
             first_sequence: facts.first_sequence.0,
@@ -172,7 +175,7 @@ impl Sink {
             column.set_encoding(encoding);
             column.set_data(bytes);
         }
-        rows.write(chunk.init_dictionary());
+        write_lengths(lengths, chunk.init_dictionary());
         self.write_envelope(Kind::CHUNK, &message, "a chunk")?;
         self.progress.chunk_count.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -191,18 +194,14 @@ impl Sink {
         self.out.flush().map_err(|source| io_error(&self.path, self.offset, source))
     }
 
-    fn use_tail_level(&mut self) -> Result<(), WriteError> {
-        self.packer = Packer::new(TAIL_LEVEL).map_err(|source| io_error(&self.path, self.offset, source))?;
-        Ok(())
-    }
-
     fn write_envelope(
         &mut self,
         kind: Kind,
         message: &Builder<HeapAllocator>,
         what: &'static str,
     ) -> Result<(), WriteError> {
-        let (envelope, payload): (Envelope, &[u8]) = self.packer.pack(kind, message).map_err(|error| {
+        let packer = if kind == Kind::CHUNK { &mut self.chunk_packer } else { &mut self.table_packer };
+        let (envelope, payload): (Envelope, &[u8]) = packer.pack(kind, message).map_err(|error| {
             let limit_bytes = u64::from(MAX_MESSAGE_BYTES);
             WriteError::TooLarge { path: self.path.clone(), what, bytes: error.bytes, limit_bytes }
         })?;

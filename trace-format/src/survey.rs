@@ -61,16 +61,13 @@ pub(crate) fn survey(file: &File, file_bytes: u64, scan: Scan) -> io::Result<Sur
     } else if !scan.has_footer {
         surveyor.problem(file_bytes, "the footer is missing or damaged");
     }
-    let tail_tables = match &tail {
-        Some(tail) => surveyor.tail_tables(tail, &scan.found)?,
-        None => None,
-    };
+    let tables = surveyor.whole_tables(tail.as_ref(), &scan.found)?;
     let indexed = tail.as_ref().and_then(|tail| indexed_chunks(tail, &scan.found));
-    let (chunks, tables) = match (indexed, tail_tables) {
+    let (chunks, tables) = match (indexed, tables) {
         (Some(chunks), Some(tables)) => (chunks, tables),
-        (_, tail_tables) => {
-            let (chunks, tables) = surveyor.pre_pass(&scan.found)?;
-            (chunks, tail_tables.unwrap_or(tables))
+        (_, tables) => {
+            let (chunks, pieced) = surveyor.pre_pass(&scan.found)?;
+            (chunks, tables.unwrap_or(pieced))
         }
     };
     let mut tables = tables;
@@ -164,30 +161,41 @@ impl Surveyor<'_> {
         Ok(last)
     }
 
-    /// Tables of the tail, if all of their messages are readable.
-    fn tail_tables(&mut self, tail: &Tail, found: &[Found]) -> io::Result<Option<Tables>> {
+    /// The tables, if all of their parts are there and readable.
+    fn whole_tables(&mut self, tail: Option<&Tail>, found: &[Found]) -> io::Result<Option<Tables>> {
         let mut assembler = Assembler::new(table_budget_bytes(self.file_bytes));
-        let mut count = 0;
+        let (mut count, mut whole) = (0, tail.is_some());
         for found in of_kind(found, Kind::TABLES) {
             let add = |message: &crate::message::MessageReader<'_>, bytes| assembler.add(message.get_root()?, bytes);
-            if self.read(found, add)?.is_none() {
-                return Ok(None);
-            }
+            whole &= self.read(found, add)?.is_some();
             count += 1;
         }
-        if count == 0 || count != tail.table_offsets.len() || assembler.lost_row_count() > 0 {
+        if let Some(tail) = tail
+            && whole
+            && (count != tail.table_offsets.len() || assembler.lost_row_count() > 0)
+        {
             let what = format!("the tail names {} parts of the tables, {count} are there", tail.table_offsets.len());
             self.problem(self.file_bytes, what);
-            return Ok(None);
+            whole = false;
         }
-        Ok(Some(assembler.finish()))
+        Ok(whole.then(|| assembler.finish()))
     }
 
-    /// Facts and new rows of every chunk.
+    /// Facts of every chunk, and what rows the file has: those of tables and those of chunks, which early recorders repeated
+    /// at the end. Damaged tables were reported before.
     fn pre_pass(&mut self, found: &[Found]) -> io::Result<(Vec<ChunkPlace>, Tables)> {
         let mut assembler = Assembler::new(table_budget_bytes(self.file_bytes));
         let mut chunks = Vec::new();
-        for found in of_kind(found, Kind::CHUNK) {
+        for found in found {
+            if found.envelope.kind == Kind::TABLES {
+                // Damage was a problem of the pass before.
+                if let Ok(message) = found.unpack(self.file)? {
+                    let _ = message.reader().and_then(|reader| assembler.add(reader.get_root()?, message.bytes()));
+                }
+            }
+            if found.envelope.kind != Kind::CHUNK {
+                continue;
+            }
             let facts = self.read(found, |message, bytes| {
                 let chunk = message.get_root::<schema::chunk::Reader<'_>>()?;
                 let facts = read_facts(chunk)?;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! recorder ── push ──▶ ChunkEncoder ── 64 Ki events ──▶ queue ──▶ Sink: zstd, checksum, write   (second thread)
-//!          ── frame, stack, … ──▶ Tables ── new rows ──┘
+//!          ── frame, stack, … ──▶ Tables ── new rows ──┘          rows go ahead of the events that refer to them
 //! ```
 
 use std::io::Write;
@@ -19,7 +19,7 @@ use crate::error::WriteError;
 use crate::event::{Op, Target, Walk};
 use crate::id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
 use crate::intern::Interner;
-use crate::limits::{BATCH_BYTES, MAX_CHUNK_EVENTS};
+use crate::limits::MAX_CHUNK_EVENTS;
 use crate::rows::{Rows, TableLengths};
 use crate::shape::is_known_code;
 use crate::sink::{Job, Progress, Sink};
@@ -259,7 +259,7 @@ impl TraceWriter {
         self.encoder.push(time_ns, thread, stack, walk, op);
         self.count_stack(stack, walk, op);
         self.event_count += 1;
-        if self.encoder.event_count() >= self.options.chunk_events || self.rows_wait() {
+        if self.encoder.event_count() >= self.options.chunk_events {
             self.end_chunk()?;
         }
         Ok(sequence)
@@ -303,7 +303,7 @@ impl TraceWriter {
         if nothing_new { Ok(()) } else { self.end_chunk() }
     }
 
-    /// Ends the trace: writes the last chunk, all tables, symbols (by frame id; trailing rows may be missing) and the
+    /// Ends the trace: writes the last chunk, symbols (by frame id; trailing rows may be missing) and the
     /// tail, and waits for it. Syncing the file is the caller's business.
     ///
     /// # Errors
@@ -312,18 +312,6 @@ impl TraceWriter {
         self.flush()?;
         stats.alloc_stacks = std::mem::take(&mut self.alloc_stacks);
         stats.free_stacks = std::mem::take(&mut self.free_stacks);
-        let mut next = TableLengths::EMPTY;
-        let mut nestings = self.tables.nestings.clone();
-        loop {
-            let rows = Rows::take(&self.tables, &mut next);
-            // Nestings refer to domains: they come with the last rows.
-            let rows =
-                if next == TableLengths::of(&self.tables) { rows.with(std::mem::take(&mut nestings)) } else { rows };
-            self.send(Job::Tables(Box::new(rows)))?;
-            if next == TableLengths::of(&self.tables) {
-                break;
-            }
-        }
         symbols.truncate(self.tables.frames.len());
         let mut next = 0;
         while next < symbols.len() {
@@ -428,23 +416,12 @@ impl TraceWriter {
         }
     }
 
-    /// Whether so many rows are new that a chunk could outgrow its limit.
-    #[inline]
-    fn rows_wait(&self) -> bool {
-        (self.tables.stacks.len() - self.sent.stacks) * 8 + (self.tables.frames.len() - self.sent.frames) * 16
-            > BATCH_BYTES / 2
-    }
-
-    /// Sends the events so far with all rows that are new; rows beyond one message go ahead in chunks without events.
+    /// Sends all rows that are new, then the events so far, which may refer to them.
     fn end_chunk(&mut self) -> Result<(), WriteError> {
-        let mut rows = Rows::take(&self.tables, &mut self.sent);
-        while self.sent != TableLengths::of(&self.tables) {
-            let more = Rows::take(&self.tables, &mut self.sent);
-            let facts = self.encoder.facts_before();
-            let before = std::mem::replace(&mut rows, more);
-            self.send(Job::Chunk(Box::new((facts, Columns::default(), before))))?;
+        self.send_rows()?;
+        if self.encoder.event_count() == 0 {
+            return Ok(());
         }
-        let rows = rows.with(std::mem::take(&mut self.changed_nestings));
         let fresh = self.used_columns.try_recv().map_or_else(
             |_| Columns::default(),
             |mut columns| {
@@ -453,7 +430,20 @@ impl TraceWriter {
             },
         );
         let (facts, columns) = self.encoder.take(fresh);
-        self.send(Job::Chunk(Box::new((facts, columns, rows))))
+        self.send(Job::Chunk(Box::new((facts, columns, self.sent))))
+    }
+
+    fn send_rows(&mut self) -> Result<(), WriteError> {
+        let all = TableLengths::of(&self.tables);
+        while self.sent != all || !self.changed_nestings.is_empty() {
+            let mut rows = Rows::take(&self.tables, &mut self.sent);
+            if self.sent == all {
+                // Nestings refer to domains: they come with the last rows.
+                rows = rows.with(std::mem::take(&mut self.changed_nestings));
+            }
+            self.send(Job::Tables(Box::new(rows)))?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, job: Job) -> Result<(), WriteError> {

@@ -22,6 +22,7 @@ fn envelopes(bytes: &[u8]) -> Vec<(u8, usize, usize)> {
 }
 
 const CHUNK: u8 = 2;
+const TABLES: u8 = 3;
 const TAIL: u8 = 5;
 
 fn is_in_order(events: &[Event]) -> bool {
@@ -124,25 +125,25 @@ fn a_missing_chunk_shifts_nothing_and_is_counted() {
 }
 
 #[test]
-fn rows_lost_with_a_chunk_become_placeholders_and_no_id_is_out_of_range() {
-    let bytes = write_unfinished(&one_of_each(), chunks_of(4));
+fn lost_rows_become_placeholders_and_no_id_is_out_of_range() {
     let with_tail = write(&one_of_each(), chunks_of(4)).0;
-    let (_, start, end) = envelopes(&with_tail).into_iter().find(|(kind, _, _)| *kind == CHUNK).unwrap();
-    let mut damaged = bytes;
-    damaged[end - 1] ^= 1;
-    let (_directory, path) = file_of(&damaged);
-    let trace = Trace::open(&path).unwrap();
-    assert_eq!(events_of(&trace, 1), one_of_each()[4..]);
-    assert_eq!(trace.completeness.problems[0].offset, start as u64);
-    let tables = &trace.tables;
-    assert_eq!((tables.threads.len(), tables.stacks.len(), tables.entries.len()), (3, 11, 5));
-    assert!(tables.stacks.iter().all(|node| node.frame.index() < tables.frames.len()));
-    assert!(tables.frames.iter().all(|frame| frame.module.index() < tables.modules.len()));
-    assert!(tables.threads.iter().all(|thread| thread.process.index() < tables.processes.len()));
-    assert!(tables.entries.iter().all(|entry| entry.domain.index() < tables.domains.len()));
-    assert!(tables.domains.iter().all(|domain| domain.module.index() < tables.modules.len()));
-    assert_eq!(tables.threads[0].name, trace_format::LOST);
-    assert_eq!(tables.modules.last().unwrap().path, trace_format::LOST);
+    let (_, start, end) = envelopes(&with_tail).into_iter().find(|(kind, _, _)| *kind == TABLES).unwrap();
+    for mut damaged in [with_tail.clone(), write_unfinished(&one_of_each(), chunks_of(4))] {
+        damaged[end - 1] ^= 1;
+        let (_directory, path) = file_of(&damaged);
+        let trace = Trace::open(&path).unwrap();
+        assert_eq!(events_of(&trace, 1), one_of_each());
+        assert_eq!(trace.completeness.problems[0].offset, start as u64);
+        let tables = &trace.tables;
+        assert_eq!((tables.threads.len(), tables.stacks.len(), tables.entries.len()), (3, 11, 5));
+        assert!(tables.stacks.iter().all(|node| node.frame.index() < tables.frames.len()));
+        assert!(tables.frames.iter().all(|frame| frame.module.index() < tables.modules.len()));
+        assert!(tables.threads.iter().all(|thread| thread.process.index() < tables.processes.len()));
+        assert!(tables.entries.iter().all(|entry| entry.domain.index() < tables.domains.len()));
+        assert!(tables.domains.iter().all(|domain| domain.module.index() < tables.modules.len()));
+        assert_eq!(tables.threads[0].name, trace_format::LOST);
+        assert_eq!(tables.modules.last().unwrap().path, trace_format::LOST);
+    }
 }
 
 #[test]
