@@ -16,6 +16,7 @@ use crate::replay::Outcome;
 use crate::selection::{Selection, Wanted};
 use crate::site_tree::SiteTree;
 use crate::units;
+use crate::wrappers::Wrappers;
 
 /// Stacks folded into `root;caller;callee` with their weight, and the words around them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub struct Folded {
     pub subtitle: String,
 }
 
-/// Folds what is selected by a metric. Each line begins with its process and ends with the entry point called; the sum of
-/// all weights is the figure that `info` shows.
+/// Folds what is selected by a metric. Each line begins with its process and ends with the entry point called; a stack that
+/// was cut short says so before its first frame. The sum of all weights is the figure that `info` shows.
 ///
 /// # Errors
 /// The selection names nothing, or nothing in it has a weight.
@@ -46,7 +47,7 @@ pub fn fold(
 ) -> Result<Folded, AnalysisError> {
     let tables = &trace.tables;
     let selection = Selection::of(wanted, tables, outcome)?;
-    let tree = SiteTree::of(tables, names);
+    let tree = SiteTree::of(tables, names, &Wrappers::default());
     let mut stacks: BTreeMap<String, u64> = BTreeMap::new();
     let mut line = String::new();
     let mut total = 0_u64;
@@ -58,6 +59,9 @@ pub fn fold(
         total = total.wrapping_add(weight);
         line.clear();
         push_frame(&mut line, &process_name(tables, cell.process));
+        if let Some(end) = outcome.cut_stacks.get(&cell.stack) {
+            push_frame(&mut line, &format!("[truncated: {}]", end.name()));
+        }
         let path: Vec<_> = tree.path(tree.full(cell.stack)).collect();
         for place in path.into_iter().rev() {
             push_frame(&mut line, &names.place(place).function);
@@ -132,7 +136,7 @@ impl Folded {
         Ok(())
     }
 
-    /// Draws the flame graph as SVG: callers below, callees above, the same picture for the same trace.
+    /// Draws the flame graph as SVG: callers on top, callees below, the same picture for the same trace.
     ///
     /// # Errors
     /// Rendering or writing failed.

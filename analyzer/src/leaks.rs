@@ -16,6 +16,7 @@ use crate::replay::{Amount, Outcome, ProcessOutcome};
 use crate::selection::{Selection, Wanted};
 use crate::site_tree::{SiteId, SiteTree};
 use crate::sites::{SiteFigures, StackFrame, ratio, stack_frames};
+use crate::wrappers::Wrappers;
 
 /// Survivors of a trace. This is what `heaptape leaks --json` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -111,11 +112,12 @@ pub fn leaks(
     outcome: &Outcome,
     names: &Names,
     wanted: &Wanted,
+    wrappers: &Wrappers,
     limit: usize,
 ) -> Result<Leaks, AnalysisError> {
     const PROCESSES_SHOWN: usize = 8;
     let selection = Selection::of(wanted, &trace.tables, outcome)?;
-    let tree = SiteTree::of(&trace.tables, names);
+    let tree = SiteTree::of(&trace.tables, names, wrappers);
     let mut rows: HashMap<(Ending, SiteId), Row> = HashMap::new();
     for cell in outcome.cells.iter().filter(|cell| selection.includes(cell)) {
         let process = &outcome.processes[cell.process.index()];

@@ -3,7 +3,7 @@
 //!
 //! Read from top to bottom, this is the way of the data:
 //! [`layers`] says which allocators stand on others, [`mod@replay`] turns the events into an [`Outcome`], [`symbolise`] and
-//! [`names`] name its code addresses, [`wrappers`] and [`site_tree`] make sites of stacks, [`metric`] and [`selection`]
+//! [`names`] name its code addresses, [`wrappers`], [`site_tree`] and [`grouping`] make sites of stacks, [`metric`] and [`selection`]
 //! say what is weighed; [`info`], [`stacks`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
 //! in words what they do not know, and [`report`] renders them as text. The result types serialise to the JSON that
 //! `--json` prints.
@@ -14,6 +14,7 @@ pub mod replay;
 pub mod names;
 pub mod symbolise;
 
+pub mod grouping;
 pub mod site_tree;
 pub mod wrappers;
 

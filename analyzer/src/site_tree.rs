@@ -12,7 +12,7 @@ use foldhash::{HashMap, HashMapExt};
 use trace_format::{StackId, Tables};
 
 use crate::names::{Names, PlaceId};
-use crate::wrappers::is_wrapper;
+use crate::wrappers::Wrappers;
 
 /// A node of the tree of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,15 +36,15 @@ pub struct SiteTree {
 }
 
 impl SiteTree {
-    /// The tree of a trace's stacks.
-    pub fn of(tables: &Tables, names: &Names) -> Self {
+    /// The tree of a trace's stacks; `wrappers` are stripped from sites.
+    pub fn of(tables: &Tables, names: &Names, wrappers: &Wrappers) -> Self {
         let mut tree = Self {
             nodes: vec![Node { parent: NO_SITE, place: PlaceId(0) }],
             full: Vec::with_capacity(tables.stacks.len()),
             stripped: Vec::with_capacity(tables.stacks.len()),
         };
         let mut children: HashMap<(SiteId, PlaceId), SiteId> = HashMap::new();
-        let mut wrappers: HashMap<PlaceId, bool> = HashMap::new();
+        let mut known: HashMap<PlaceId, bool> = HashMap::new();
         for (at, stack) in tables.stacks.iter().enumerate() {
             if at == StackId::EMPTY.index() {
                 tree.full.push(NO_SITE);
@@ -57,7 +57,7 @@ impl SiteTree {
             let wrapper_count = places
                 .iter()
                 .take_while(|place| {
-                    *wrappers.entry(**place).or_insert_with(|| is_wrapper(&names.place(**place).function))
+                    *known.entry(**place).or_insert_with(|| wrappers.contains(&names.place(**place).function))
                 })
                 .count();
             let mut node = tree.full[parent];
@@ -127,7 +127,7 @@ mod tests {
             all.push(symbols(functions));
         }
         let names = Names::with_symbols(&tables, &all);
-        (SiteTree::of(&tables, &names), names)
+        (SiteTree::of(&tables, &names, &Wrappers::default()), names)
     }
 
     fn path(tree: &SiteTree, names: &Names, site: SiteId) -> String {

@@ -1,16 +1,18 @@
 //! Where memory is allocated. Responsible for grouping cells by site and ranking them; not for printing.
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use serde::Serialize;
 use trace_format::{Tables, Trace};
 
 use crate::doubt::{Doubt, doubts};
 use crate::error::AnalysisError;
+use crate::grouping::{GroupKey, Grouping};
 use crate::metric::Metric;
 use crate::names::{Names, PlaceId, base_name};
 use crate::replay::{Amount, Outcome};
 use crate::selection::{Selection, Wanted};
 use crate::site_tree::{SiteId, SiteTree};
+use crate::wrappers::Wrappers;
 
 /// The sites of a trace, heaviest first. This is what `heaptape sites --json` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +23,8 @@ pub struct Sites {
     pub scope: String,
     /// What `sites` is ordered by.
     pub metric: Metric,
+    /// What is one row of `sites`.
+    pub grouping: Grouping,
     /// Sites there are; `sites` may hold fewer.
     pub site_count: u64,
     /// Sums over all sites, shown or not.
@@ -62,9 +66,15 @@ pub struct Site {
     pub figures: SiteFigures,
     /// Its part of the peak, from 0 to 1.
     pub peak_share: f64,
+    /// What its stacks have in common, if `grouping` is by name: a function, a file, a crate or namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Distinct allocating stacks in it, wrappers stripped.
+    pub stack_count: u64,
     /// Entry points it called, such as `malloc`.
     pub entries: Vec<String>,
-    /// The stack, the site's own function first; empty where no stack was taken.
+    /// The stack, the site's own function first; the part that its stacks share if `grouping` is by depth. Empty where no
+    /// stack was taken or `grouping` is by name.
     pub stack: Vec<StackFrame>,
 }
 
@@ -121,7 +131,27 @@ fn stack_frame(names: &Names, place: PlaceId) -> StackFrame {
     }
 }
 
-/// Groups what is selected by site and ranks it; at most `limit` sites are listed.
+/// How to make sites.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteOptions {
+    /// Order.
+    pub metric: Metric,
+    /// What is one row.
+    pub grouping: Grouping,
+    /// Most rows listed.
+    pub limit: usize,
+    /// Functions that allocate on behalf of others.
+    pub wrappers: Wrappers,
+}
+
+#[derive(Default)]
+struct Row {
+    figures: SiteFigures,
+    entries: Vec<u32>,
+    stacks: HashSet<SiteId>,
+}
+
+/// Groups what is selected by site and ranks it.
 ///
 /// # Errors
 /// The selection names nothing.
@@ -130,44 +160,54 @@ pub fn sites(
     outcome: &Outcome,
     names: &Names,
     wanted: &Wanted,
-    metric: Metric,
-    limit: usize,
+    options: &SiteOptions,
 ) -> Result<Sites, AnalysisError> {
     let tables: &Tables = &trace.tables;
+    let (metric, grouping) = (options.metric, options.grouping);
     let selection = Selection::of(wanted, tables, outcome)?;
-    let tree = SiteTree::of(tables, names);
+    let tree = SiteTree::of(tables, names, &options.wrappers);
     let mut totals = SiteFigures::default();
-    let mut rows: HashMap<SiteId, (SiteFigures, Vec<u32>)> = HashMap::new();
+    let mut rows: HashMap<GroupKey, Row> = HashMap::new();
     for cell in outcome.cells.iter().filter(|cell| selection.includes(cell)) {
         let at_peak = selection.peak().amount(cell);
-        let (figures, entries) = rows.entry(tree.site(cell.stack)).or_default();
-        figures.add(cell, at_peak);
+        let site = tree.site(cell.stack);
+        let row = rows.entry(grouping.key(&tree, names, site)).or_default();
+        row.figures.add(cell, at_peak);
+        row.stacks.insert(site);
         totals.add(cell, at_peak);
-        if !entries.contains(&cell.entry.0) {
-            entries.push(cell.entry.0);
+        if !row.entries.contains(&cell.entry.0) {
+            row.entries.push(cell.entry.0);
         }
     }
     let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort_unstable_by(|(site, (figures, _)), (other_site, (other, _))| {
-        other.weight(metric).cmp(&figures.weight(metric)).then(site.cmp(other_site))
+    rows.sort_unstable_by(|(key, row), (other_key, other)| {
+        other.figures.weight(metric).cmp(&row.figures.weight(metric)).then_with(|| key.cmp(other_key))
     });
     let site_count = rows.len() as u64;
     let sites = rows
         .into_iter()
-        .take(limit)
+        .take(options.limit)
         .zip(1..)
-        .map(|((site, (figures, mut entries)), rank)| {
-            entries.sort_unstable();
+        .map(|((key, mut row), rank)| {
+            row.entries.sort_unstable();
+            let (name, stack) = match key {
+                GroupKey::Path(site) => (None, stack_frames(&tree, site, names)),
+                GroupKey::Frames(places) => (None, places.iter().map(|place| stack_frame(names, *place)).collect()),
+                GroupKey::Name(name) => (Some(name), Vec::new()),
+            };
             Site {
                 rank,
-                figures,
-                peak_share: ratio(figures.peak_bytes, totals.peak_bytes),
-                entries: entries.iter().map(|entry| tables.entries[*entry as usize].symbol.clone()).collect(),
-                stack: stack_frames(&tree, site, names),
+                figures: row.figures,
+                peak_share: ratio(row.figures.peak_bytes, totals.peak_bytes),
+                name,
+                stack_count: row.stacks.len() as u64,
+                entries: row.entries.iter().map(|entry| tables.entries[*entry as usize].symbol.clone()).collect(),
+                stack,
             }
         })
         .collect();
-    Ok(Sites { schema: 1, scope: selection.scope, metric, site_count, totals, sites, doubts: doubts(trace, outcome) })
+    let doubts = doubts(trace, outcome);
+    Ok(Sites { schema: 1, scope: selection.scope, metric, grouping, site_count, totals, sites, doubts })
 }
 
 /// A part of a whole, 0 of nothing.

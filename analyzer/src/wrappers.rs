@@ -1,5 +1,6 @@
 //! Functions that allocate on behalf of others. Responsible for the list of them; a *site* is an allocating stack without
-//! the wrappers at its leaf (see `sites`). To teach heaptape a new wrapper, add its demangled name here.
+//! the wrappers at its leaf (see `sites`). To teach heaptape a new wrapper for good, add its demangled name here; for one
+//! report or one compiler, extend the list.
 
 /// Whole demangled names, without parameters.
 const NAMES: &[&str] = &[
@@ -121,12 +122,29 @@ const PREFIXES: &[&str] = &[
 /// Middles of demangled C++ names whose class varies.
 const MEMBERS: &[&str] = &["::_M_allocate", "::_M_create", "::_M_allocate_map", "::_M_get_node", "::_M_allocate_node"];
 
-/// Whether a function, by its demangled name, allocates on behalf of its caller.
-pub fn is_wrapper(name: &str) -> bool {
-    let path = name.trim_start_matches(['<', '&']);
-    NAMES.contains(&name)
-        || PREFIXES.iter().any(|prefix| path.starts_with(prefix))
-        || MEMBERS.iter().any(|member| name.ends_with(member))
+/// The known wrappers and those of the compiler at hand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wrappers {
+    more: Vec<String>,
+}
+
+impl Wrappers {
+    /// The known wrappers and these: whole demangled names without parameters, or beginnings of them that end with `*`.
+    pub fn with(more: impl IntoIterator<Item = String>) -> Self {
+        Self { more: more.into_iter().collect() }
+    }
+
+    /// Whether a function, by its demangled name, allocates on behalf of its caller.
+    pub fn contains(&self, name: &str) -> bool {
+        let path = name.trim_start_matches(['<', '&']);
+        NAMES.contains(&name)
+            || PREFIXES.iter().any(|prefix| path.starts_with(prefix))
+            || MEMBERS.iter().any(|member| name.ends_with(member))
+            || self.more.iter().any(|more| match more.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix) || name.starts_with(prefix),
+                None => more == name,
+            })
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +165,7 @@ mod tests {
             "__rustc::__rust_alloc",
             "mem.Allocator.create__anon_123",
         ] {
-            assert!(is_wrapper(name), "{name}");
+            assert!(Wrappers::default().contains(name), "{name}");
         }
     }
 
@@ -162,7 +180,18 @@ mod tests {
             "clang::ASTContext::Allocate",
             "",
         ] {
-            assert!(!is_wrapper(name), "{name}");
+            assert!(!Wrappers::default().contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_list_can_be_extended_by_names_and_beginnings() {
+        let wrappers = Wrappers::with(["my_alloc".to_owned(), "pool::*".to_owned()]);
+        for (name, expected) in
+            [("my_alloc", true), ("my_allocator", false), ("pool::grow<int>", true), ("pools", false)]
+        {
+            assert_eq!(wrappers.contains(name), expected, "{name}");
+        }
+        assert!(wrappers.contains("malloc"));
     }
 }

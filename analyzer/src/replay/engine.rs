@@ -1,8 +1,10 @@
 //! What each event does. Responsible for the semantics of operations, processes and threads; the state itself is in
 //! `blocks`, `cells`, `level` and `reallocs`.
 
+use foldhash::HashMap;
 use trace_format::{
-    BlockId, DomainId, EndReason, EntryId, Event, Op, Origin, ProcessId, Sequence, StackId, Tables, Target, ThreadId,
+    BlockId, DomainId, EndReason, EntryId, Event, Op, Origin, ProcessId, Sequence, StackId, StackQuality, Tables,
+    Target, ThreadId,
 };
 
 use super::anomaly::{Anomalies, AnomalyKind};
@@ -51,6 +53,7 @@ pub struct Replay<'t> {
     losses: Losses,
     anomalies: Anomalies,
     unknown_operation_count: u64,
+    cut_stacks: HashMap<StackId, StackQuality>,
 }
 
 impl<'t> Replay<'t> {
@@ -92,6 +95,7 @@ impl<'t> Replay<'t> {
             losses: Losses::default(),
             anomalies: Anomalies::default(),
             unknown_operation_count: 0,
+            cut_stacks: HashMap::default(),
         }
     }
 
@@ -432,6 +436,9 @@ impl<'t> Replay<'t> {
 
     fn stack(&mut self, stack: StackId, event: &Event) -> StackId {
         if stack.index() < self.tables.stacks.len().max(1) {
+            if event.walk.quality.is_truncated() {
+                self.cut_stacks.entry(stack).or_insert(event.walk.quality);
+            }
             return stack;
         }
         self.anomalies.count(AnomalyKind::UnknownStack, event.sequence);
@@ -508,6 +515,7 @@ impl<'t> Replay<'t> {
             domains,
             processes,
             cells,
+            cut_stacks: self.cut_stacks,
             losses: self.losses,
             anomalies: self.anomalies.into_vec(),
             unknown_operation_count: self.unknown_operation_count,

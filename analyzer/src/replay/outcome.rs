@@ -1,6 +1,7 @@
 //! What a replay found. Responsible for the shape of its result; the analyses are functions of it.
 
-use trace_format::{DomainId, EndReason, ProcessId};
+use foldhash::HashMap;
+use trace_format::{DomainId, EndReason, ProcessId, StackId, StackQuality};
 
 use super::anomaly::Anomaly;
 use super::cells::{Amount, Cell};
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub processes: Vec<ProcessOutcome>,
     /// One per process, stack and entry point; in order of first use.
     pub cells: Vec<Cell>,
+    /// Stacks whose walk was cut short, and how.
+    pub cut_stacks: HashMap<StackId, StackQuality>,
     /// What was lost.
     pub losses: Losses,
     /// What cannot be, by kind.

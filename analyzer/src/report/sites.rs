@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use super::screen::{Screen, Style};
 use super::table::Table;
+use crate::grouping::Grouping;
 use crate::metric::Metric;
 use crate::names::base_name;
-use crate::sites::{Sites, StackFrame};
-use crate::units::{bytes, count, share};
+use crate::sites::{Site, Sites, StackFrame};
+use crate::units::{bytes, count, plural, share};
 
 /// Prints sites, each with at most `caller_limit` callers.
 ///
@@ -16,7 +17,13 @@ use crate::units::{bytes, count, share};
 pub fn sites(out: &mut impl Write, screen: &Screen, sites: &Sites, caller_limit: usize) -> io::Result<()> {
     screen.doubts(out, &sites.doubts)?;
     let shown = format!("{} of {}, in {}", count(sites.sites.len() as u64), count(sites.site_count), sites.scope);
-    screen.heading(out, &format!("Sites by {}", sites.metric.words()), &shown)?;
+    let rows = match sites.grouping {
+        Grouping::Stack | Grouping::Depth(_) => "Sites",
+        Grouping::Function => "Functions",
+        Grouping::File => "Files",
+        Grouping::Namespace => "Namespaces",
+    };
+    screen.heading(out, &format!("{rows} by {}", sites.metric.words()), &shown)?;
     let mut table = Table::new(&[">#", ">requested", ">", ">allocs", ">at peak", ">", ">live at end", "site"]);
     let all = &sites.totals;
     let strong = |metric| if sites.metric == metric { Style::Strong } else { Style::Plain };
@@ -31,7 +38,7 @@ pub fn sites(out: &mut impl Write, screen: &Screen, sites: &Sites, caller_limit:
             (bytes(it.peak_bytes), strong(Metric::Peak)),
             (share(it.peak_bytes, all.peak_bytes), Style::Faint),
             (bytes(it.live_at_end_bytes), strong(Metric::LiveAtEnd)),
-            (own_function(&site.stack, &site.entries), Style::Plain),
+            (title(site), Style::Plain),
         ]);
         table.note(callers(&site.stack, caller_limit));
     }
@@ -41,6 +48,14 @@ pub fn sites(out: &mut impl Write, screen: &Screen, sites: &Sites, caller_limit:
         screen.paragraph(out, "  ", Style::Faint, &failed)?;
     }
     Ok(())
+}
+
+/// What a row is, and how many stacks it stands for if it says so by nothing else.
+fn title(site: &Site) -> String {
+    match &site.name {
+        None => own_function(&site.stack, &site.entries),
+        Some(name) => format!("{name} ({})", plural(site.stack_count, "stack", "stacks")),
+    }
 }
 
 /// The site itself with its place.

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use analyzer::{metric::Metric, selection::Wanted};
+use analyzer::{grouping::Grouping, metric::Metric, selection::Wanted, sites::SiteOptions, wrappers::Wrappers};
 use anyhow::Context as _;
 
 use super::replayed;
@@ -36,11 +36,13 @@ impl Args {
         let info = analyzer::info::info(&replayed.trace, &replayed.outcome, analyzer::stacks::stacks(&replayed.trace)?);
         analyzer::report::summary(out, &screen, &info)?;
         let wanted = Wanted::default();
-        let sites =
-            analyzer::sites::sites(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, Metric::Bytes, 10)?;
+        let wrappers = Wrappers::default();
+        let options =
+            SiteOptions { metric: Metric::Bytes, grouping: Grouping::Stack, limit: 10, wrappers: wrappers.clone() };
+        let sites = analyzer::sites::sites(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, &options)?;
         writeln!(out)?;
         analyzer::report::sites(out, &screen, &sites, 1)?;
-        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, 5)?;
+        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, &wrappers, 5)?;
         writeln!(out)?;
         analyzer::report::leaks(out, &screen, &leaks, 1)?;
 

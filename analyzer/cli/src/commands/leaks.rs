@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use super::{Part, TracePath, print_json, replayed};
+use super::{MoreWrappers, Part, TracePath, print_json, replayed};
 use crate::terminal;
 
 /// What was live at the end, by call site: never freed before exit, or still live when the recording ended.
@@ -19,6 +19,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5, value_name = "N")]
     callers: usize,
     #[command(flatten)]
+    wrappers: MoreWrappers,
+    #[command(flatten)]
     part: Part,
     /// Print JSON
     #[arg(long)]
@@ -29,7 +31,15 @@ impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let replayed = replayed(&self.trace)?;
         let wanted = self.part.wanted();
-        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.limit)?;
+        let wrappers = self.wrappers.wrappers();
+        let leaks = analyzer::leaks::leaks(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            &wrappers,
+            self.limit,
+        )?;
         if self.json {
             return print_json(out, &leaks);
         }

@@ -21,7 +21,7 @@ use std::{
     process::ExitCode,
 };
 
-use analyzer::{Names, Outcome, Symboliser, selection::Wanted};
+use analyzer::{Names, Outcome, Symboliser, selection::Wanted, wrappers::Wrappers};
 use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
@@ -114,6 +114,21 @@ struct Part {
 impl Part {
     fn wanted(self) -> Wanted {
         Wanted { process: self.process, domain: self.domain }
+    }
+}
+
+/// Functions that allocate on behalf of others, beside those that heaptape knows.
+#[derive(Debug, Clone, clap::Args)]
+struct MoreWrappers {
+    /// Take this function for an allocator wrapper too: its caller is the site. A demangled name without parameters, or the
+    /// beginning of one and `*`; may be given several times
+    #[arg(long = "wrapper", value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl MoreWrappers {
+    fn wrappers(self) -> Wrappers {
+        Wrappers::with(self.names)
     }
 }
 
