@@ -20,6 +20,7 @@ mod engine;
 mod heap;
 mod level;
 mod loss;
+mod observer;
 mod outcome;
 mod reallocs;
 
@@ -30,6 +31,7 @@ pub use counts::Counts;
 pub use engine::Replay;
 pub use level::{Level, Peak};
 pub use loss::{Loss, Losses};
+pub use observer::Observer;
 pub use outcome::{Account, Inherited, Outcome, ProcessOutcome};
 
 use trace_format::{ReadError, Trace};
@@ -39,13 +41,26 @@ use trace_format::{ReadError, Trace};
 ///
 /// # Errors
 /// The file became unreadable. Damage that reading survives is in `Trace::completeness` instead.
-pub fn replay(trace: &Trace, decoders: usize, mut progress: impl FnMut(u64)) -> Result<Outcome, ReadError> {
-    let mut engine = Replay::new(&trace.tables);
+pub fn replay(trace: &Trace, decoders: usize, progress: impl FnMut(u64)) -> Result<Outcome, ReadError> {
+    Ok(replay_with(trace, (), decoders, progress)?.0)
+}
+
+/// Replays a whole trace as `replay` does, with an observer.
+///
+/// # Errors
+/// The file became unreadable.
+pub fn replay_with<O: Observer>(
+    trace: &Trace,
+    observer: O,
+    decoders: usize,
+    mut progress: impl FnMut(u64),
+) -> Result<(Outcome, O), ReadError> {
+    let mut engine = Replay::observed(&trace.tables, observer);
     let mut done = 0;
     trace.for_each_chunk(decoders, |events| {
         engine.events(events);
         done += events.len() as u64;
         progress(done);
     })?;
-    Ok(engine.finish())
+    Ok(engine.finish_observed())
 }

@@ -30,7 +30,7 @@ const DEEPEST_BASE: usize = 8;
 
 /// One live block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
+pub struct Block<T = ()> {
     /// Bytes requested.
     pub size_bytes: u64,
     /// When it was born, in events.
@@ -41,33 +41,41 @@ pub struct Block {
     pub cell: CellId,
     /// Which thread it was born on.
     pub thread: ThreadId,
+    /// What an observer keeps with it.
+    pub tag: T,
 }
 
-type Table = HashMap<BlockId, Block, FixedState>;
+type Table<T> = HashMap<BlockId, Block<T>, FixedState>;
 type Dead = HashSet<BlockId, FixedState>;
 
 /// All live blocks of a heap.
-#[derive(Debug, Default)]
-pub struct LiveBlocks {
-    own: Table,
+#[derive(Debug)]
+pub struct LiveBlocks<T = ()> {
+    own: Table<T>,
     /// Blocks of the base that are dead here.
     dead: Dead,
-    base: Option<Arc<Base>>,
+    base: Option<Arc<Base<T>>>,
 }
 
 /// A frozen state shared by several heaps.
 #[derive(Debug)]
-struct Base {
-    blocks: Table,
+struct Base<T> {
+    blocks: Table<T>,
     dead: Dead,
-    below: Option<Arc<Base>>,
+    below: Option<Arc<Base<T>>>,
     /// Blocks visible from here.
     visible_count: usize,
     /// Bases below, this one included.
     depth: usize,
 }
 
-impl LiveBlocks {
+impl<T> Default for LiveBlocks<T> {
+    fn default() -> Self {
+        Self { own: Table::default(), dead: Dead::default(), base: None }
+    }
+}
+
+impl<T: Copy> LiveBlocks<T> {
     /// Blocks alive.
     pub fn len(&self) -> usize {
         self.own.len() + self.base.as_ref().map_or(0, |base| base.visible_count) - self.dead.len()
@@ -80,7 +88,7 @@ impl LiveBlocks {
 
     /// A block is born, or lives on. The caller makes sure that it is not alive.
     #[inline]
-    pub fn insert(&mut self, id: BlockId, block: Block) {
+    pub fn insert(&mut self, id: BlockId, block: Block<T>) {
         self.own.insert(id, block);
     }
 
@@ -91,7 +99,7 @@ impl LiveBlocks {
 
     /// A block dies. `None` if it was not alive.
     #[inline]
-    pub fn remove(&mut self, id: BlockId) -> Option<Block> {
+    pub fn remove(&mut self, id: BlockId) -> Option<Block<T>> {
         if let Some(block) = self.own.remove(&id) {
             return Some(block);
         }
@@ -121,13 +129,13 @@ impl LiveBlocks {
     }
 
     /// Empties the heap into a list, in no particular order.
-    pub fn drain(&mut self) -> Vec<Block> {
+    pub fn drain(&mut self) -> Vec<Block<T>> {
         self.take_back_unshared();
         self.flatten();
         self.own.drain().map(|(_, block)| block).collect()
     }
 
-    fn in_base(&self, id: BlockId) -> Option<Block> {
+    fn in_base(&self, id: BlockId) -> Option<Block<T>> {
         let (mut dead, mut base) = (&self.dead, self.base.as_ref());
         while let Some(layer) = base {
             if dead.contains(&id) {
@@ -189,6 +197,7 @@ mod tests {
             birth_ns: 0,
             cell: CellId::default(),
             thread: ThreadId::default(),
+            tag: (),
         }
     }
 
@@ -255,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_parent_that_outlives_its_children_keeps_one_table() {
-        let mut parent = LiveBlocks::default();
+        let mut parent = LiveBlocks::<()>::default();
         for id in 0..10_000 {
             parent.insert(BlockId(id), block(id));
             if id % 100 == 0 {
@@ -270,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_dying_base_is_let_go_although_a_child_holds_it() {
-        let mut parent = LiveBlocks::default();
+        let mut parent = LiveBlocks::<()>::default();
         for id in 0..1_000 {
             parent.insert(BlockId(id), block(id));
         }

@@ -14,6 +14,7 @@ use super::counts::Counts;
 use super::heap::Heap;
 use super::level::Level;
 use super::loss::{Loss, Losses};
+use super::observer::Observer;
 use super::outcome::{Account, Outcome, ProcessOutcome};
 use super::reallocs::{OldBlock, OpenRealloc, OpenReallocs};
 use crate::layers::Layers;
@@ -31,17 +32,17 @@ struct Image {
 
 /// A replay in progress.
 #[derive(Debug)]
-pub struct Replay<'t> {
+pub struct Replay<'t, O: Observer = ()> {
     tables: &'t Tables,
     layers: Layers,
     /// Domain of each entry, and whether it is a backing one.
     entries: Vec<(DomainId, bool)>,
     threads_of: Vec<Vec<ThreadId>>,
     images: Vec<Image>,
-    heaps: Vec<Heap>,
+    heaps: Vec<Heap<O::Tag>>,
     cells: Cells,
-    reallocs: OpenReallocs,
-    abandoned: Vec<OpenRealloc>,
+    reallocs: OpenReallocs<O::Tag>,
+    abandoned: Vec<OpenRealloc<O::Tag>>,
     total: Level,
     /// Rises with each new peak of `total`.
     epoch: u64,
@@ -54,11 +55,24 @@ pub struct Replay<'t> {
     anomalies: Anomalies,
     unknown_operation_count: u64,
     cut_stacks: HashMap<StackId, StackQuality>,
+    observer: O,
 }
 
 impl<'t> Replay<'t> {
     /// Begins a replay of events that refer to these tables.
     pub fn new(tables: &'t Tables) -> Self {
+        Self::observed(tables, ())
+    }
+
+    /// Ends the replay: processes without an end are taken as still running.
+    pub fn finish(self) -> Outcome {
+        self.finish_observed().0
+    }
+}
+
+impl<'t, O: Observer> Replay<'t, O> {
+    /// Begins a replay that tells an observer of each block.
+    pub fn observed(tables: &'t Tables, observer: O) -> Self {
         let layers = Layers::of(tables);
         let known = |domain: DomainId| domain.index() < tables.domains.len();
         let entries = tables
@@ -96,6 +110,7 @@ impl<'t> Replay<'t> {
             anomalies: Anomalies::default(),
             unknown_operation_count: 0,
             cut_stacks: HashMap::default(),
+            observer,
         }
     }
 
@@ -117,6 +132,7 @@ impl<'t> Replay<'t> {
         }
         self.event_count += 1;
         self.last_ns = event.time_ns;
+        self.observer.event(event);
         match event.op {
             Op::ProcessStart { process } => self.process_start(process, event),
             Op::ProcessEnd { process, reason } => self.process_end(process, reason, event),
@@ -141,7 +157,7 @@ impl<'t> Replay<'t> {
                 counts.alloc_count += 1;
                 counts.alloc_bytes = counts.alloc_bytes.wrapping_add(size_bytes);
                 let stack = self.stack(event.stack, event);
-                let cell = self.birth(heap, entry, stack, block, size_bytes, event);
+                let cell = self.birth(heap, entry, stack, block, size_bytes, None, event);
                 let cell = self.cells.get_mut(cell);
                 cell.alloc_count += 1;
                 cell.alloc_bytes = cell.alloc_bytes.wrapping_add(size_bytes);
@@ -152,11 +168,13 @@ impl<'t> Replay<'t> {
             }
             Op::Free { entry, target } => {
                 let old = self.death_of(heap, target, event);
+                self.tell(heap, &old, |observer, block| observer.died(block, event));
                 let Some(counts) = self.counts(heap, entry, event) else { return };
                 count_free(counts, &old);
             }
             Op::ReallocBegin { entry, target, .. } => {
                 let old = self.death_of(heap, target, event);
+                self.tell(heap, &old, |observer, block| observer.moving(block, event));
                 if self.counts(heap, entry, event).is_none() {
                     return;
                 }
@@ -173,16 +191,22 @@ impl<'t> Replay<'t> {
                 let stack = if stack == StackId::EMPTY { open.map_or(stack, |open| open.stack) } else { stack };
                 self.failure(heap, entry, stack, event);
                 if let Some(OpenRealloc { old: OldBlock::Killed(id, block), .. }) = open {
+                    self.tell(heap, &OldBlock::Killed(id, block), |observer, block| observer.stayed(block, event));
                     self.come_alive(heap, id, block, event.sequence, event.time_ns);
                 }
             }
             Op::ReallocFreed { entry } => {
                 let open = self.close_realloc(heap, entry, event);
+                if let Some(open) = &open {
+                    self.tell(heap, &open.old, |observer, block| observer.died_moving(block, event));
+                }
                 let Some(counts) = self.counts(heap, entry, event) else { return };
                 count_free(counts, &open.map_or(OldBlock::Impossible, |open| open.old));
             }
             Op::MissedFree { block } => {
-                if let OldBlock::Killed(_, block) = self.death_of(heap, Target::Block(block), event) {
+                let old = self.death_of(heap, Target::Block(block), event);
+                self.tell(heap, &old, |observer, block| observer.died(block, event));
+                if let OldBlock::Killed(_, block) = old {
                     let (domain, _) = self.entry_of(block.cell);
                     self.heaps[heap].counts[domain.index()].missed_free_count += 1;
                 }
@@ -208,14 +232,18 @@ impl<'t> Replay<'t> {
         }
         let stack = self.stack(event.stack, event);
         let stack = if stack == StackId::EMPTY { open.map_or(stack, |open| open.stack) } else { stack };
-        let cell = self.birth(heap, entry, stack, block, size_bytes, event);
+        let replaced = match open.map(|open| open.old) {
+            Some(OldBlock::Killed(_, old)) => Some(old),
+            _ => None,
+        };
+        let cell = self.birth(heap, entry, stack, block, size_bytes, replaced, event);
         let cell = self.cells.get_mut(cell);
         cell.realloc_count += 1;
         cell.alloc_bytes = cell.alloc_bytes.wrapping_add(size_bytes);
     }
 
     /// Pairs the end of a realloc with its begin.
-    fn close_realloc(&mut self, heap: HeapIndex, entry: EntryId, event: &Event) -> Option<OpenRealloc> {
+    fn close_realloc(&mut self, heap: HeapIndex, entry: EntryId, event: &Event) -> Option<OpenRealloc<O::Tag>> {
         let mut abandoned = std::mem::take(&mut self.abandoned);
         let open = self.reallocs.end(event.thread.index(), entry, &mut abandoned);
         for gone in abandoned.drain(..) {
@@ -228,7 +256,7 @@ impl<'t> Replay<'t> {
         open
     }
 
-    fn never_returned(&mut self, heap: HeapIndex, open: &OpenRealloc) {
+    fn never_returned(&mut self, heap: HeapIndex, open: &OpenRealloc<O::Tag>) {
         if let Some((domain, _)) = self.entries.get(open.entry.index()) {
             self.heaps[heap].counts[domain.index()].unfinished_realloc_count += 1;
         }
@@ -248,6 +276,7 @@ impl<'t> Replay<'t> {
         stack: StackId,
         id: BlockId,
         size_bytes: u64,
+        replaced: Option<Block<O::Tag>>,
         event: &Event,
     ) -> CellId {
         if id.0 < self.next_birth {
@@ -259,13 +288,16 @@ impl<'t> Replay<'t> {
         self.next_birth = self.next_birth.max(id.0.saturating_add(1));
         let cell = self.cells.of(self.heaps[heap].owner, stack, entry);
         let (birth_sequence, birth_ns, thread) = (event.sequence, event.time_ns, event.thread);
-        let block = Block { size_bytes, birth_sequence, birth_ns, cell, thread };
+        let mut block = Block { size_bytes, birth_sequence, birth_ns, cell, thread, tag: O::Tag::default() };
+        if self.entry_of(cell).1 {
+            block.tag = self.observer.born(&block, stack, replaced.as_ref(), event);
+        }
         self.come_alive(heap, id, block, event.sequence, event.time_ns);
         cell
     }
 
     /// A block begins to live, or lives on after a failed realloc.
-    fn come_alive(&mut self, heap: HeapIndex, id: BlockId, block: Block, sequence: Sequence, time_ns: u64) {
+    fn come_alive(&mut self, heap: HeapIndex, id: BlockId, block: Block<O::Tag>, sequence: Sequence, time_ns: u64) {
         let (domain, backing) = self.entry_of(block.cell);
         let heap = &mut self.heaps[heap];
         heap.live.insert(id, block);
@@ -286,7 +318,7 @@ impl<'t> Replay<'t> {
     }
 
     /// Takes the block that a free or realloc names out of the heap.
-    fn death_of(&mut self, heap: HeapIndex, target: Target, event: &Event) -> OldBlock {
+    fn death_of(&mut self, heap: HeapIndex, target: Target, event: &Event) -> OldBlock<O::Tag> {
         match target {
             Target::Block(id) => match self.heaps[heap].live.remove(id) {
                 Some(block) => {
@@ -304,7 +336,7 @@ impl<'t> Replay<'t> {
     }
 
     /// Lowers the levels by a block that has just left the heap.
-    fn fall(&mut self, heap: HeapIndex, block: &Block) {
+    fn fall(&mut self, heap: HeapIndex, block: &Block<O::Tag>) {
         let (domain, backing) = self.entry_of(block.cell);
         let heap = &mut self.heaps[heap];
         let cell = self.cells.get_mut(block.cell);
@@ -356,7 +388,7 @@ impl<'t> Replay<'t> {
         self.images[process.index()] = Image { heap: Some(heap), start_ns: event.time_ns, end: None };
     }
 
-    fn new_heap(&mut self, heap: Heap) -> HeapIndex {
+    fn new_heap(&mut self, heap: Heap<O::Tag>) -> HeapIndex {
         self.heaps.push(heap);
         self.heaps.len() - 1
     }
@@ -393,8 +425,12 @@ impl<'t> Replay<'t> {
         self.heaps[heap].inherited.at_end = self.heaps[heap].inherited_live;
         for block in self.heaps[heap].live.drain() {
             let cell = self.cells.get_mut(block.cell);
-            if cell.process == owner {
+            let (own, backing) = (cell.process == owner, self.entries[cell.entry.index()].1);
+            if own {
                 cell.survive(block.size_bytes);
+            }
+            if own && backing {
+                self.observer.survived(&block, owner);
             }
             self.fall(heap, &block);
         }
@@ -445,8 +481,19 @@ impl<'t> Replay<'t> {
         StackId::EMPTY
     }
 
-    /// Ends the replay: processes without an end are taken as still running.
-    pub fn finish(mut self) -> Outcome {
+    /// Tells the observer of an own block of a backing domain.
+    #[inline]
+    fn tell(&mut self, heap: HeapIndex, old: &OldBlock<O::Tag>, say: impl FnOnce(&mut O, &Block<O::Tag>)) {
+        if let OldBlock::Killed(_, block) = old
+            && self.entry_of(block.cell).1
+            && self.cells.get(block.cell).process == self.heaps[heap].owner
+        {
+            say(&mut self.observer, block);
+        }
+    }
+
+    /// Ends the replay as `finish` does, and gives the observer back.
+    pub fn finish_observed(mut self) -> (Outcome, O) {
         for thread in 0..self.tables.threads.len() {
             let open = self.reallocs.thread_end(thread);
             let process = self.tables.threads[thread].process;
@@ -464,8 +511,8 @@ impl<'t> Replay<'t> {
         self.outcome()
     }
 
-    fn outcome(self) -> Outcome {
-        let Self { heaps, images, layers, entries, .. } = self;
+    fn outcome(self) -> (Outcome, O) {
+        let Self { heaps, images, layers, entries, observer, .. } = self;
         let epochs: Vec<u64> = images.iter().map(|image| image.heap.map_or(0, |heap| heaps[heap].epoch)).collect();
         let cells = self.cells.finish(self.epoch, |process| epochs.get(process.index()).copied().unwrap_or(0));
 
@@ -506,7 +553,7 @@ impl<'t> Replay<'t> {
             }
         }
         domains.truncate(self.tables.domains.len());
-        Outcome {
+        let outcome = Outcome {
             event_count: self.event_count,
             first_ns: self.first_ns,
             last_ns: self.last_ns,
@@ -519,12 +566,13 @@ impl<'t> Replay<'t> {
             losses: self.losses,
             anomalies: self.anomalies.into_vec(),
             unknown_operation_count: self.unknown_operation_count,
-        }
+        };
+        (outcome, observer)
     }
 }
 
 /// Counts a free by what it named.
-fn count_free(counts: &mut Counts, old: &OldBlock) {
+fn count_free<T>(counts: &mut Counts, old: &OldBlock<T>) {
     match old {
         OldBlock::Killed(..) | OldBlock::Impossible => counts.free_count += 1,
         OldBlock::BeforeRecording => counts.free_before_recording_count += 1,

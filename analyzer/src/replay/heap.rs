@@ -11,12 +11,12 @@ use super::outcome::Inherited;
 
 /// A heap and what happened in it.
 #[derive(Debug)]
-pub(super) struct Heap {
+pub(super) struct Heap<T> {
     /// The process it was made for; blocks born elsewhere are inherited.
     pub(super) owner: ProcessId,
     /// Process images that use it and have not ended.
     pub(super) user_count: u32,
-    pub(super) live: LiveBlocks,
+    pub(super) live: LiveBlocks<T>,
     /// Own blocks of backing domains.
     pub(super) level: Level,
     /// Rises with each new peak of `level`.
@@ -27,7 +27,7 @@ pub(super) struct Heap {
     pub(super) inherited_live: Amount,
 }
 
-impl Heap {
+impl<T: Copy> Heap<T> {
     pub(super) fn new(owner: ProcessId, domain_count: usize) -> Self {
         Self {
             owner,

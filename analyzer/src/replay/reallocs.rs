@@ -13,9 +13,9 @@ const DEEPEST_OPEN: usize = 64;
 
 /// What the begin did.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum OldBlock {
+pub(super) enum OldBlock<T> {
     /// It killed this block.
-    Killed(BlockId, Block),
+    Killed(BlockId, Block<T>),
     /// It named an address from before the recording.
     BeforeRecording,
     /// It named an address already dead.
@@ -26,25 +26,25 @@ pub(super) enum OldBlock {
 
 /// A realloc that has begun.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OpenRealloc {
+pub(super) struct OpenRealloc<T> {
     pub(super) entry: EntryId,
     pub(super) stack: StackId,
-    pub(super) old: OldBlock,
+    pub(super) old: OldBlock<T>,
 }
 
 /// The open reallocs of every thread.
-#[derive(Debug, Default)]
-pub(super) struct OpenReallocs {
-    of_thread: Vec<Vec<OpenRealloc>>,
+#[derive(Debug)]
+pub(super) struct OpenReallocs<T> {
+    of_thread: Vec<Vec<OpenRealloc<T>>>,
 }
 
-impl OpenReallocs {
+impl<T: Copy> OpenReallocs<T> {
     pub(super) fn new(thread_count: usize) -> Self {
-        Self { of_thread: vec![Vec::new(); thread_count] }
+        Self { of_thread: (0..thread_count).map(|_| Vec::new()).collect() }
     }
 
     /// A realloc begins. Returns one that must be given up, if there are too many.
-    pub(super) fn begin(&mut self, thread: usize, open: OpenRealloc) -> Option<OpenRealloc> {
+    pub(super) fn begin(&mut self, thread: usize, open: OpenRealloc<T>) -> Option<OpenRealloc<T>> {
         let stack = &mut self.of_thread[thread];
         stack.push(open);
         (stack.len() > DEEPEST_OPEN).then(|| stack.remove(0))
@@ -55,8 +55,8 @@ impl OpenReallocs {
         &mut self,
         thread: usize,
         entry: EntryId,
-        abandoned: &mut Vec<OpenRealloc>,
-    ) -> Option<OpenRealloc> {
+        abandoned: &mut Vec<OpenRealloc<T>>,
+    ) -> Option<OpenRealloc<T>> {
         let stack = &mut self.of_thread[thread];
         let at = stack.iter().rposition(|open| open.entry == entry)?;
         abandoned.extend(stack.drain(at + 1..));
@@ -64,7 +64,7 @@ impl OpenReallocs {
     }
 
     /// The thread ends: none of its reallocs will.
-    pub(super) fn thread_end(&mut self, thread: usize) -> Vec<OpenRealloc> {
+    pub(super) fn thread_end(&mut self, thread: usize) -> Vec<OpenRealloc<T>> {
         std::mem::take(&mut self.of_thread[thread])
     }
 }
