@@ -30,6 +30,16 @@ struct Image {
     end: Option<(u64, EndReason)>,
 }
 
+/// A block about to be born.
+struct Newborn<T> {
+    entry: EntryId,
+    stack: StackId,
+    id: BlockId,
+    size_bytes: u64,
+    /// What a realloc moved it from.
+    replaced: Option<Block<T>>,
+}
+
 /// A replay in progress.
 #[derive(Debug)]
 pub struct Replay<'t, O: Observer = ()> {
@@ -157,7 +167,8 @@ impl<'t, O: Observer> Replay<'t, O> {
                 counts.alloc_count += 1;
                 counts.alloc_bytes = counts.alloc_bytes.wrapping_add(size_bytes);
                 let stack = self.stack(event.stack, event);
-                let cell = self.birth(heap, entry, stack, block, size_bytes, None, event);
+                let newborn = Newborn { entry, stack, id: block, size_bytes, replaced: None };
+                let cell = self.birth(heap, &newborn, event);
                 let cell = self.cells.get_mut(cell);
                 cell.alloc_count += 1;
                 cell.alloc_bytes = cell.alloc_bytes.wrapping_add(size_bytes);
@@ -236,7 +247,8 @@ impl<'t, O: Observer> Replay<'t, O> {
             Some(OldBlock::Killed(_, old)) => Some(old),
             _ => None,
         };
-        let cell = self.birth(heap, entry, stack, block, size_bytes, replaced, event);
+        let newborn = Newborn { entry, stack, id: block, size_bytes, replaced };
+        let cell = self.birth(heap, &newborn, event);
         let cell = self.cells.get_mut(cell);
         cell.realloc_count += 1;
         cell.alloc_bytes = cell.alloc_bytes.wrapping_add(size_bytes);
@@ -269,16 +281,8 @@ impl<'t, O: Observer> Replay<'t, O> {
         self.cells.get_mut(cell).failed_count += 1;
     }
 
-    fn birth(
-        &mut self,
-        heap: HeapIndex,
-        entry: EntryId,
-        stack: StackId,
-        id: BlockId,
-        size_bytes: u64,
-        replaced: Option<Block<O::Tag>>,
-        event: &Event,
-    ) -> CellId {
+    fn birth(&mut self, heap: HeapIndex, newborn: &Newborn<O::Tag>, event: &Event) -> CellId {
+        let Newborn { entry, stack, id, size_bytes, .. } = *newborn;
         if id.0 < self.next_birth {
             self.anomalies.count(AnomalyKind::DuplicateBirth, event.sequence);
             if let Some(old) = self.heaps[heap].live.remove(id) {
@@ -290,7 +294,7 @@ impl<'t, O: Observer> Replay<'t, O> {
         let (birth_sequence, birth_ns, thread) = (event.sequence, event.time_ns, event.thread);
         let mut block = Block { size_bytes, birth_sequence, birth_ns, cell, thread, tag: O::Tag::default() };
         if self.entry_of(cell).1 {
-            block.tag = self.observer.born(&block, stack, replaced.as_ref(), event);
+            block.tag = self.observer.born(&block, stack, newborn.replaced.as_ref(), event);
         }
         self.come_alive(heap, id, block, event.sequence, event.time_ns);
         cell
