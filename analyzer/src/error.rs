@@ -38,4 +38,12 @@ pub enum AnalysisError {
     /// The SVG could not be rendered or written.
     #[error("cannot write the flame graph: {0}")]
     Draw(#[source] io::Error),
+    /// A compiler profile is no profile.
+    #[error("{path} is no compiler profile: {what}")]
+    Profile {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and where.
+        what: String,
+    },
 }

@@ -18,6 +18,8 @@ pub mod grouping;
 pub mod site_tree;
 pub mod wrappers;
 
+pub mod profile;
+
 pub mod metric;
 pub mod selection;
 
