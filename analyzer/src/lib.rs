@@ -18,6 +18,7 @@ pub mod grouping;
 pub mod site_tree;
 pub mod wrappers;
 
+pub mod activations;
 pub mod profile;
 
 pub mod metric;

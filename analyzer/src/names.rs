@@ -92,6 +92,23 @@ impl Names {
         &self.flat[range]
     }
 
+    /// A number for the function that owns each frame's code, equal for equal functions.
+    pub fn functions(&self) -> Vec<u32> {
+        let mut numbers: HashMap<(&str, &str), u32> = HashMap::new();
+        self.of_frame
+            .iter()
+            .map(|range| {
+                let owner = self.flat[range.start as usize..range.end as usize].last();
+                let key = owner.map_or(("", ""), |place| {
+                    let place = self.place(*place);
+                    (place.module.as_str(), place.function.as_str())
+                });
+                let next = numbers.len() as u32;
+                *numbers.entry(key).or_insert(next)
+            })
+            .collect()
+    }
+
     /// What a place is.
     pub fn place(&self, id: PlaceId) -> &Place {
         &self.places[id.0 as usize]
