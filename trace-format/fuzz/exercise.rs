@@ -86,7 +86,13 @@ fn check_events(events: &[Event], tables: &Tables) {
             Op::ProcessStart { process } | Op::ProcessEnd { process, .. } => {
                 assert!(process.index() < tables.processes.len());
             }
-            Op::MissedFree { .. } | Op::ThreadEnd | Op::Loss { .. } | Op::Marker { .. } | Op::Unknown { .. } => {}
+            Op::Marker { id, value, .. } => {
+                let marker = tables.markers.get(id as usize);
+                assert!(marker.is_some() || id == u32::MAX);
+                let is_text = marker.is_some_and(|marker| marker.value == trace_format::MarkerValue::Text);
+                assert!(!is_text || value == u64::MAX || value < tables.texts.len() as u64);
+            }
+            Op::MissedFree { .. } | Op::ThreadEnd | Op::Loss { .. } | Op::Unknown { .. } => {}
         }
     }
 }

@@ -147,7 +147,9 @@ const opProcessStart :UInt8 = 11;      # [extra: process]
 const opProcessEnd :UInt8 = 12;        # [extra: process, 0 exit · 1 exec · 2 detached, wait status zigzag]
 const opThreadEnd :UInt8 = 13;
 const opLoss :UInt8 = 14;              # [extra: cpu, first ns, last ns, allocs, frees, others]
-const opMarker :UInt8 = 15;            # [extra: id, kind, value]
+const opMarker :UInt8 = 15;
+  # [extra: marker or 2^32 - 1 for none, kind: 0 point · 1 begin · 2 end, value]. The value is what the marker's row says: 0
+  # where it has none, a number, or a row of `texts`; 2^64 - 1 where it could not be read. Early traces have markers of no row.
 
 struct Dictionary {
   # Rows of tables. Each table: the id of the first row, then rows. `first…` is valid even if there are no rows: it then
@@ -173,6 +175,10 @@ struct Dictionary {
   firstProbe @18 :UInt32;
   probes @19 :List(Probe);
   nestings @20 :List(Nesting);     # have no ids: a row replaces an earlier one of the same pair
+  firstMarker @21 :UInt32;
+  markers @22 :List(Marker);
+  firstText @23 :UInt32;
+  texts @24 :List(Text);           # what marker events say, each text once
 }
 
 struct Module {
@@ -219,6 +225,15 @@ struct Probe {
   result @7 :UInt8;                # 0 none, 1 return probe, 2 probes on ret instructions; readers take others as none
   reason @8 :Text;
   placed @9 :Bool;
+}
+
+struct Marker {
+  # A probed function, or a place in one, that tells of phases. Begins and ends of one phase are events of several markers of
+  # one name, on one thread; they nest.
+  name @0 :Text;                   # of the rule that asked for it: the phase's name, unless its value says it
+  symbol @1 :Text;                 # linkage name of the function, or provider:name of a static probe
+  value @2 :UInt8;                 # 0 none, 1 number, 2 text; readers take others as numbers
+  endsBy @3 :UInt8;                # what it begins ends: 0 by an end event, 1 with the activation of the function; readers take others as 0
 }
 
 struct Nesting {

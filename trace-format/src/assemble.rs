@@ -8,7 +8,8 @@ use crate::id::{DomainId, FrameId, ModuleId, ProcessId, StackId};
 use crate::limits::{MAX_LOST_ROWS, MAX_WIDE_ROWS};
 use crate::rows::TableLengths;
 use crate::table::{
-    Domain, Entry, EntryKind, Frame, Module, Nesting, Origin, Probe, Process, ResultProbe, StackNode, Tables, Thread,
+    Domain, Entry, EntryKind, Frame, Marker, MarkerEnd, MarkerValue, Module, Nesting, Origin, Probe, Process,
+    ResultProbe, StackNode, Tables, Thread,
 };
 use crate::varint::{Varints, unzigzag};
 
@@ -51,6 +52,8 @@ impl Assembler {
             self.tables.domains.truncate(before.domains);
             self.tables.entries.truncate(before.entries);
             self.tables.probes.truncate(before.probes);
+            self.tables.markers.truncate(before.markers);
+            self.tables.texts.truncate(before.texts);
             self.lost_row_count = lost_before;
             self.budget_bytes = budget_before;
         }
@@ -64,6 +67,7 @@ impl Assembler {
         self.add_frames(from)?;
         self.add_stacks(from)?;
         self.add_probes(from, message_bytes)?;
+        self.add_markers(from, message_bytes)?;
         let nestings = from.get_nestings()?;
         self.check_rows("nestings", nestings.len() as usize, message_bytes)?;
         let mut new = Vec::with_capacity(nestings.len() as usize);
@@ -232,6 +236,35 @@ impl Assembler {
                 kind => EntryKind::Other(kind),
             };
             self.tables.entries.push(Entry { domain: DomainId(row.get_domain()), symbol, kind });
+        }
+        Ok(())
+    }
+
+    fn add_markers(&mut self, from: schema::dictionary::Reader<'_>, message_bytes: u64) -> Result<(), Damage> {
+        let rows = from.get_markers()?;
+        self.check_rows("markers", rows.len() as usize, message_bytes)?;
+        let lost = self.gap("markers", self.tables.markers.len(), from.get_first_marker(), rows.len())?;
+        self.tables.markers.extend((0..lost).map(|_| Marker { name: LOST.into(), ..Marker::default() }));
+        for row in rows {
+            let marker = Marker {
+                name: self.text(row.get_name()?)?,
+                symbol: self.text(row.get_symbol()?)?,
+                value: match row.get_value() {
+                    0 => MarkerValue::None,
+                    2 => MarkerValue::Text,
+                    _ => MarkerValue::Number,
+                },
+                ends_by: if row.get_ends_by() == 1 { MarkerEnd::Activation } else { MarkerEnd::Explicit },
+            };
+            self.tables.markers.push(marker);
+        }
+        let rows = from.get_texts()?;
+        self.check_rows("texts", rows.len() as usize, message_bytes)?;
+        let lost = self.gap("texts", self.tables.texts.len(), from.get_first_text(), rows.len())?;
+        self.tables.texts.extend((0..lost).map(|_| LOST.to_owned()));
+        for row in rows {
+            let text = self.text(row?)?;
+            self.tables.texts.push(text);
         }
         Ok(())
     }

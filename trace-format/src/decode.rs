@@ -7,10 +7,10 @@ use crate::encode::{ADDRESS_ALIGNMENT_BITS, ChunkFacts};
 use crate::event::{EndReason, Event, Op, StackQuality, Target, Walk};
 use crate::generated::trace_capnp as schema;
 use crate::id::{BlockId, ProcessId, Sequence, StackId, ThreadId};
-use crate::limits::MAX_CHUNK_EVENTS;
+use crate::limits::{MAX_CHUNK_EVENTS, NO_MARKER};
 use crate::recall::{RANKS, Recall};
 use crate::shape::{Shape, decode_shapes};
-use crate::table::Tables;
+use crate::table::{MarkerValue, Tables};
 use crate::varint::{Varints, unzigzag};
 
 /// Reads what a chunk says of itself.
@@ -45,13 +45,16 @@ pub(crate) fn read_facts(chunk: schema::chunk::Reader<'_>) -> Result<ChunkFacts,
 }
 
 /// Sizes of the tables that events refer to.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Bounds {
     threads: usize,
     stacks: usize,
     processes: usize,
     entries: usize,
     domains: usize,
+    texts: usize,
+    /// Of each marker, whether its value is a text.
+    markers: Vec<bool>,
 }
 
 impl Bounds {
@@ -62,6 +65,8 @@ impl Bounds {
             processes: tables.processes.len(),
             entries: tables.entries.len(),
             domains: tables.domains.len(),
+            texts: tables.texts.len(),
+            markers: tables.markers.iter().map(|marker| marker.value == MarkerValue::Text).collect(),
         }
     }
 }
@@ -263,11 +268,7 @@ impl<'a> Decoder<'a> {
                 free_count: self.extra.next()?,
                 other_count: self.extra.next()?,
             },
-            schema::OP_MARKER => Op::Marker {
-                id: self.extra.next_u32()?,
-                kind: u8::try_from(self.extra.next()?).map_err(|_| Damage::new("a marker's kind is above 255"))?,
-                value: self.extra.next()?,
-            },
+            schema::OP_MARKER => self.marker()?,
             code => Op::Unknown { code },
         })
     }
@@ -314,6 +315,20 @@ impl<'a> Decoder<'a> {
                 link - 1,
                 self.next_block
             ))),
+        }
+    }
+
+    fn marker(&mut self) -> Result<Op, Damage> {
+        let id = self.extra.next_u32()?;
+        let kind = u8::try_from(self.extra.next()?).map_err(|_| Damage::new("a marker's kind is above 255"))?;
+        let value = self.extra.next()?;
+        let (markers, texts) = (&self.bounds.markers, self.bounds.texts as u64);
+        match markers.get(id as usize) {
+            Some(true) if value >= texts && value != u64::MAX => {
+                Err(Damage::new(format!("a marker names text {value} of {texts}")))
+            }
+            None if id != NO_MARKER => Err(Damage::new(format!("an event names marker {id} of {}", markers.len()))),
+            _ => Ok(Op::Marker { id, kind, value }),
         }
     }
 

@@ -233,13 +233,13 @@ pub enum Op {
         /// All other events lost.
         other_count: u64,
     },
-    /// A phase begins or a marker fires (reserved for phase markers; `id` is a row of the marker table).
+    /// A marked function is entered: a phase begins or ends, or a point is passed.
     Marker {
-        /// Row of the marker table.
+        /// Row of `Tables::markers`; `u32::MAX` for none, in traces from before that table.
         id: u32,
         /// 0 point, 1 begin, 2 end.
         kind: u8,
-        /// A value read with it.
+        /// As `Marker::value` says: 0, a number, or a row of `Tables::texts`; `u64::MAX` where it could not be read.
         value: u64,
     },
     /// An operation this version does not know. It holds its place in the order.

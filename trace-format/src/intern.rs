@@ -1,4 +1,4 @@
-//! Finding the id of a frame or stack node that was registered before. Responsible for one id per value; not for the
+//! Finding the id of a frame, stack node or text that was registered before. Responsible for one id per value; not for the
 //! tables themselves, which it looks into instead of keeping keys.
 
 use std::hash::BuildHasher;
@@ -15,6 +15,7 @@ use crate::table::{Frame, StackNode, Tables};
 pub(crate) struct Interner {
     frames: HashTable<u32>,
     stacks: HashTable<u32>,
+    texts: HashTable<u32>,
     hasher: FixedState,
 }
 
@@ -27,6 +28,9 @@ impl Interner {
         }
         for (index, node) in tables.stacks.iter().enumerate().skip(1) {
             interner.find_stack(&tables.stacks, *node, index);
+        }
+        for (index, text) in tables.texts.iter().enumerate() {
+            interner.find_text(&tables.texts, text, index);
         }
         interner
     }
@@ -50,12 +54,34 @@ impl Interner {
         StackId::from(id)
     }
 
+    /// The row of the text, which is appended if it is new.
+    pub(crate) fn text(&mut self, texts: &mut Vec<String>, text: &str) -> u32 {
+        let id = self.find_text(texts, text, texts.len());
+        if id == texts.len() {
+            texts.push(text.to_owned());
+        }
+        id as u32
+    }
+
     /// The index of an equal row, or `next`, which is then known as its index.
     fn find_frame(&mut self, frames: &[Frame], frame: &Frame, next: usize) -> usize {
         let hasher = &self.hasher;
         let hash = |frame: &Frame| hasher.hash_one((frame.address, frame.module.0));
         let entry =
             self.frames.entry(hash(frame), |&id| frames[id as usize] == *frame, |&id| hash(&frames[id as usize]));
+        match entry {
+            Entry::Occupied(entry) => *entry.get() as usize,
+            Entry::Vacant(entry) => {
+                entry.insert(next as u32);
+                next
+            }
+        }
+    }
+
+    fn find_text(&mut self, texts: &[String], text: &str, next: usize) -> usize {
+        let hasher = &self.hasher;
+        let hash = |text: &str| hasher.hash_one(text);
+        let entry = self.texts.entry(hash(text), |&id| texts[id as usize] == text, |&id| hash(&texts[id as usize]));
         match entry {
             Entry::Occupied(entry) => *entry.get() as usize,
             Entry::Vacant(entry) => {

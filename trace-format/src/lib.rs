@@ -42,8 +42,8 @@ pub use reader::{Completeness, Problem, Trace};
 pub use salvage::{Salvaged, salvage};
 pub use symbols::Symbolise;
 pub use table::{
-    CaptureStats, Domain, Entry, EntryKind, Frame, FrameSymbols, Header, Module, Nesting, Origin, Probe, Process,
-    ResultProbe, StackNode, StackSummary, Symbol, Tables, Thread,
+    CaptureStats, Domain, Entry, EntryKind, Frame, FrameSymbols, Header, Marker, MarkerEnd, MarkerValue, Module,
+    Nesting, Origin, Probe, Process, ResultProbe, StackNode, StackSummary, Symbol, Tables, Thread,
 };
 pub use verify::{Report, verify};
 pub use version::FormatVersion;

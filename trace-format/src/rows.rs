@@ -4,7 +4,8 @@
 use crate::generated::trace_capnp as schema;
 use crate::limits::BATCH_BYTES;
 use crate::table::{
-    Domain, Entry, EntryKind, Frame, Module, Nesting, Origin, Probe, Process, ResultProbe, StackNode, Tables, Thread,
+    Domain, Entry, EntryKind, Frame, Marker, MarkerEnd, MarkerValue, Module, Nesting, Origin, Probe, Process,
+    ResultProbe, StackNode, Tables, Thread,
 };
 use crate::varint::{push_varint, zigzag};
 
@@ -19,12 +20,24 @@ pub(crate) struct TableLengths {
     pub(crate) domains: usize,
     pub(crate) entries: usize,
     pub(crate) probes: usize,
+    pub(crate) markers: usize,
+    pub(crate) texts: usize,
 }
 
 impl TableLengths {
     /// Tables without rows; the empty stack is always there.
-    pub(crate) const EMPTY: Self =
-        Self { modules: 0, frames: 0, stacks: 1, processes: 0, threads: 0, domains: 0, entries: 0, probes: 0 };
+    pub(crate) const EMPTY: Self = Self {
+        modules: 0,
+        frames: 0,
+        stacks: 1,
+        processes: 0,
+        threads: 0,
+        domains: 0,
+        entries: 0,
+        probes: 0,
+        markers: 0,
+        texts: 0,
+    };
 
     pub(crate) fn of(tables: &Tables) -> Self {
         Self {
@@ -36,6 +49,8 @@ impl TableLengths {
             domains: tables.domains.len(),
             entries: tables.entries.len(),
             probes: tables.probes.len(),
+            markers: tables.markers.len(),
+            texts: tables.texts.len(),
         }
     }
 }
@@ -50,6 +65,8 @@ pub(crate) fn write_lengths(before: TableLengths, mut to: schema::dictionary::Bu
     to.set_first_domain(before.domains as u32);
     to.set_first_entry(before.entries as u32);
     to.set_first_probe(before.probes as u32);
+    to.set_first_marker(before.markers as u32);
+    to.set_first_text(before.texts as u32);
 }
 
 /// Some rows of each table, contiguous in each.
@@ -64,6 +81,8 @@ pub(crate) struct Rows {
     domains: Vec<Domain>,
     entries: Vec<Entry>,
     probes: Vec<Probe>,
+    markers: Vec<Marker>,
+    texts: Vec<String>,
     nestings: Vec<Nesting>,
 }
 
@@ -84,6 +103,8 @@ impl Rows {
             probes: fitting(&tables.probes, &mut next.probes, &mut left, |p| {
                 p.symbol.len() + p.instruction.len() + p.reason.len() + 88
             }),
+            markers: fitting(&tables.markers, &mut next.markers, &mut left, |m| m.name.len() + m.symbol.len() + 40),
+            texts: fitting(&tables.texts, &mut next.texts, &mut left, |text| text.len() + 16),
             frames: fitting(&tables.frames, &mut next.frames, &mut left, |_| 16),
             stacks: fitting(&tables.stacks, &mut next.stacks, &mut left, |_| 8),
             nestings: Vec::new(),
@@ -108,6 +129,7 @@ impl Rows {
         self.write_stacks(to.reborrow());
         self.write_processes(to.reborrow());
         self.write_allocators(to.reborrow());
+        self.write_markers(to.reborrow());
         self.write_probes(to);
     }
 
@@ -188,6 +210,25 @@ impl Rows {
                 EntryKind::Other(kind) => kind,
             });
         }
+    }
+
+    fn write_markers(&self, mut to: schema::dictionary::Builder<'_>) {
+        let mut markers = to.reborrow().init_markers(self.markers.len() as u32);
+        for (index, marker) in self.markers.iter().enumerate() {
+            let mut row = markers.reborrow().get(index as u32);
+            row.set_name(&marker.name);
+            row.set_symbol(&marker.symbol);
+            row.set_value(match marker.value {
+                MarkerValue::None => 0,
+                MarkerValue::Number => 1,
+                MarkerValue::Text => 2,
+            });
+            row.set_ends_by(match marker.ends_by {
+                MarkerEnd::Explicit => 0,
+                MarkerEnd::Activation => 1,
+            });
+        }
+        write_texts(to.init_texts(self.texts.len() as u32), &self.texts);
     }
 
     fn write_probes(&self, mut to: schema::dictionary::Builder<'_>) {

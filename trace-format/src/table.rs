@@ -25,6 +25,10 @@ pub struct Tables {
     pub probes: Vec<Probe>,
     /// How often allocations of one domain ran inside calls of another; later rows replace earlier ones of the same pair.
     pub nestings: Vec<Nesting>,
+    /// What marker events stand for.
+    pub markers: Vec<Marker>,
+    /// What marker events say, each text once.
+    pub texts: Vec<String>,
     /// Symbols of frames, by frame id; empty where symbolisation did not run. Innermost inlined function first.
     pub symbols: Vec<FrameSymbols>,
 }
@@ -213,6 +217,43 @@ pub struct Nesting {
     pub outer_count: u64,
     /// Their requested bytes.
     pub outer_bytes: u64,
+}
+
+/// A function, or a place in one, that tells of phases while the program runs. Its events carry the stack of its caller.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Marker {
+    /// Name of the rule that asked for it: the phase's name, unless its value says it. Begins and ends of one phase are events
+    /// of markers of one name.
+    pub name: String,
+    /// Linkage name of the function, or `provider:name` of a static probe.
+    pub symbol: String,
+    /// What `Op::Marker::value` is.
+    pub value: MarkerValue,
+    /// How what it begins ends.
+    pub ends_by: MarkerEnd,
+}
+
+/// What the value of a marker event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum MarkerValue {
+    /// Nothing: 0.
+    #[default]
+    None,
+    /// A number.
+    Number,
+    /// A row of `Tables::texts`.
+    Text,
+}
+
+/// How a phase that a marker begins ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum MarkerEnd {
+    /// By an event of kind 2 of a marker of the same name, on the same thread.
+    #[default]
+    Explicit,
+    /// With the activation of the marked function: it has returned, or was left, when a later stack of the thread does not
+    /// continue the begin's innermost frame, or continues it in another call.
+    Activation,
 }
 
 /// Symbols of one frame.

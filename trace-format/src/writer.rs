@@ -19,14 +19,14 @@ use crate::error::WriteError;
 use crate::event::{Op, Target, Walk};
 use crate::id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
 use crate::intern::Interner;
-use crate::limits::MAX_CHUNK_EVENTS;
+use crate::limits::{MAX_CHUNK_EVENTS, NO_MARKER};
 use crate::rows::{Rows, TableLengths};
 use crate::shape::is_known_code;
 use crate::sink::{Job, Progress, Sink};
 use crate::symbol_table::SymbolColumns;
 use crate::table::{
-    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Module, Nesting, Probe, Process, StackNode, StackSummary,
-    Tables, Thread,
+    CaptureStats, Domain, Entry, Frame, FrameSymbols, Header, Marker, MarkerValue, Module, Nesting, Probe, Process,
+    StackNode, StackSummary, Tables, Thread,
 };
 use crate::tail::Tail;
 
@@ -220,6 +220,17 @@ impl TraceWriter {
         self.tables.probes.push(probe);
     }
 
+    /// Appends a marker; returns its row.
+    pub fn marker(&mut self, marker: Marker) -> u32 {
+        self.tables.markers.push(marker);
+        (self.tables.markers.len() - 1) as u32
+    }
+
+    /// The row of a text: one for each.
+    pub fn text(&mut self, text: &str) -> u32 {
+        self.interner.text(&mut self.tables.texts, text)
+    }
+
     /// Sets the counts of a pair of domains, which must be registered: replaces those set before.
     pub fn nesting(&mut self, nesting: Nesting) {
         assert!(
@@ -396,7 +407,12 @@ impl TraceWriter {
             Op::ProcessStart { process } | Op::ProcessEnd { process, .. } => {
                 process.index() < self.tables.processes.len()
             }
-            Op::ThreadEnd | Op::Loss { .. } | Op::Marker { .. } => true,
+            Op::Marker { id, value, .. } => {
+                let marker = self.tables.markers.get(id as usize);
+                let text_known = value == u64::MAX || value < self.tables.texts.len() as u64;
+                marker.map_or(id == NO_MARKER, |marker| marker.value != MarkerValue::Text || text_known)
+            }
+            Op::ThreadEnd | Op::Loss { .. } => true,
             Op::Unknown { code } => !is_known_code(code),
         }
     }

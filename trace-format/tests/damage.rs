@@ -142,6 +142,11 @@ fn lost_rows_become_placeholders_and_no_id_is_out_of_range() {
         assert!(tables.entries.iter().all(|entry| entry.domain.index() < tables.domains.len()));
         assert!(tables.domains.iter().all(|domain| domain.module.index() < tables.modules.len()));
         assert_eq!(tables.threads[0].name, trace_format::LOST);
+        assert_eq!((tables.markers.len(), tables.texts.len()), (3, 2));
+        assert_eq!(
+            (tables.markers[2].name.as_str(), tables.texts[1].as_str()),
+            (trace_format::LOST, trace_format::LOST)
+        );
         assert_eq!(tables.modules.last().unwrap().path, trace_format::LOST);
     }
 }

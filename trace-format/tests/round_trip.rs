@@ -154,6 +154,8 @@ fn an_event_that_breaks_a_rule_is_refused_and_leaves_no_trace() {
         (ThreadId(0), StackId(0), Op::ReallocFailed { entry: EntryId(5) }),
         (ThreadId(0), StackId(0), Op::ProcessStart { process: ProcessId(2) }),
         (ThreadId(0), StackId(0), Op::Unknown { code: 1 }),
+        (ThreadId(0), StackId(0), Op::Marker { id: 3, kind: 0, value: 0 }),
+        (ThreadId(0), StackId(0), Op::Marker { id: 2, kind: 0, value: 2 }),
     ];
     for (thread, stack, op) in refused {
         let error = writer.push(0, thread, stack, Walk::NONE, &op).unwrap_err();
@@ -284,7 +286,11 @@ fn grow(seeds: &[Seed]) -> Vec<Event> {
             },
             20 => Op::ThreadEnd,
             21 => Op::Loss { cpu: a as u32, first_ns: b, last_ns: c, alloc_count: d, free_count: a, other_count: b },
-            22 => Op::Marker { id: a as u32, kind: b as u8, value: c },
+            22 => {
+                let id = [0, 1, 2, u32::MAX][a as usize % 4];
+                let value = if id == 2 { [0, 1, u64::MAX][c as usize % 3] } else { c };
+                Op::Marker { id, kind: b as u8, value }
+            }
             _ => Op::Unknown { code: (a % 240) as u8 + 16 },
         };
         if matches!(op, Op::Alloc { .. } | Op::ReallocEnd { .. }) {

@@ -46,6 +46,8 @@ fn with_chunk(build: impl FnOnce(schema::chunk::Builder<'_>)) -> Vec<u8> {
     rows.set_first_domain(2);
     rows.set_first_entry(5);
     rows.set_first_probe(1);
+    rows.set_first_marker(3);
+    rows.set_first_text(2);
     build(chunk);
     bytes.extend(pack(2, &message));
     bytes
@@ -218,7 +220,14 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
     fn with_more(chunk: &mut schema::chunk::Builder<'_>, kind: u16, encoding: u16, data: &[u8]) {
         set_columns(chunk, &[&FUTURE[..], &[(kind, encoding, data)]].concat());
     }
-    let cases: [(&str, Build); 25] = [
+    /// A marker event with these operands instead of the first event.
+    fn with_marker(chunk: &mut schema::chunk::Builder<'_>, operands: &[u8]) {
+        let mut columns = FUTURE.to_vec();
+        columns[0].2 = &[schema::OP_MARKER, 0, 0, schema::OP_FREE, 3, 0];
+        columns.push((schema::COLUMN_EXTRA, schema::ENCODING_VARINT, operands));
+        set_columns(chunk, &columns);
+    }
+    let cases: [(&str, Build); 28] = [
         ("thread 3 of 3", |chunk| with_column(chunk, schema::COLUMN_THREAD, &[3, 2])),
         ("stack 11 of 11", |chunk| with_column(chunk, schema::COLUMN_STACK, &[0, 22])),
         ("entry point 5 of 5", |chunk| with_column(chunk, schema::COLUMN_SHAPES, &[99, 0, 0, schema::OP_FREE, 5, 0])),
@@ -237,6 +246,9 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
             columns.push((schema::COLUMN_EXTRA, schema::ENCODING_VARINT, &[2]));
             set_columns(chunk, &columns);
         }),
+        ("marker 3 of 3", |chunk| with_marker(chunk, &[3, 1, 0])),
+        ("text 2 of 2", |chunk| with_marker(chunk, &[2, 1, 2])),
+        ("kind is above 255", |chunk| with_marker(chunk, &[0, 0x80, 2, 0])),
         ("column of changes ends too early", |chunk| {
             with_more(chunk, schema::COLUMN_CHANGE, schema::ENCODING_VARINT, &[1]);
         }),
@@ -283,7 +295,7 @@ fn chunks_that_break_a_rule_are_left_out_and_explained() {
 #[test]
 fn rows_that_break_a_rule_are_refused_whole() {
     type Build = fn(&mut schema::dictionary::Builder<'_>);
-    let cases: [(&str, Build); 12] = [
+    let cases: [(&str, Build); 15] = [
         ("begin at 0, where there are 2", |rows| rows.set_first_module(0)),
         ("at most 4194304 lost rows", |rows| rows.set_first_stack(u32::MAX - 9)),
         ("at most 4194304 lost rows", |rows| rows.set_first_thread(5_000_000)),
@@ -308,6 +320,9 @@ fn rows_that_break_a_rule_are_refused_whole() {
         ("process 2 of 2", |rows| rows.reborrow().init_threads(1).get(0).set_process(2)),
         ("process 3 of 3", |rows| rows.reborrow().init_processes(1).get(0).set_parent(4)),
         ("domain 2 of 2", |rows| rows.reborrow().init_nestings(1).get(0).set_outer(2)),
+        ("begin at 1, where there are 3", |rows| rows.set_first_marker(1)),
+        ("begin at 1, where there are 2", |rows| rows.set_first_text(1)),
+        ("UTF-8", |rows| rows.reborrow().init_texts(1).set(0, capnp::text::Reader(&[0xff]))),
         ("UTF-8", |rows| {
             let mut modules = rows.reborrow().init_modules(1);
             modules.reborrow().get(0).set_path(capnp::text::Reader(&[0xff]));

@@ -31,7 +31,11 @@ fn print_stats(stats: &CaptureStats) -> String {
 }
 
 fn listing(header: &Header, stats: &CaptureStats, tables: &Tables, events: &[Event]) -> String {
-    let mut text = format!("{header:#?}\n{}{tables:#?}\n", print_stats(stats));
+    // The committed file is older than markers.
+    let tables = Tables { markers: Vec::new(), texts: Vec::new(), ..tables.clone() };
+    let tables =
+        without_defaults(&format!("{tables:#?}\n"), &["markers", "texts"].map(|name| format!("    {name}: [],\n")));
+    let mut text = format!("{header:#?}\n{}{tables}", print_stats(stats));
     let no_walk = [format!("walk: {:?}, ", Walk::NONE)];
     for event in events {
         writeln!(text, "{}", without_defaults(&format!("{event:?}"), &no_walk)).unwrap();

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use trace_format::{
     BlockId, CaptureStats, Domain, DomainId, EndReason, Entry, EntryId, EntryKind, Event, Frame, FrameSymbols, Header,
-    Module, ModuleId, Nesting, Op, Origin, Probe, Process, ProcessId, ResultProbe, Sequence, StackId, StackQuality,
-    StackSummary, Symbol, Tables, Target, Thread, ThreadId, Trace, TraceWriter, Walk, WriterOptions, Written,
+    Marker, MarkerEnd, MarkerValue, Module, ModuleId, Nesting, Op, Origin, Probe, Process, ProcessId, ResultProbe,
+    Sequence, StackId, StackQuality, StackSummary, Symbol, Tables, Target, Thread, ThreadId, Trace, TraceWriter, Walk,
+    WriterOptions, Written,
 };
 
 /// A file in memory that outlives its writer.
@@ -89,7 +90,8 @@ pub(crate) fn stats() -> CaptureStats {
     }
 }
 
-/// Registers two processes, three threads, two domains, five entry points, a probe, a nesting, ten frames and ten stacks.
+/// Registers two processes, three threads, two domains, five entry points, a probe, three markers, two texts, a nesting, ten
+/// frames and ten stacks.
 pub(crate) fn register(writer: &mut TraceWriter) {
     let program = writer.module(Module { path: "/usr/lib/cc1plus".into(), build_id: vec![1, 2, 3], size_bytes: 99 });
     let libc = writer.module(Module { path: "/lib/libc.so.6".into(), ..Module::default() });
@@ -133,6 +135,10 @@ pub(crate) fn register(writer: &mut TraceWriter) {
         reason: "first instruction that can be emulated".into(),
         placed: true,
     });
+    writer.marker(Marker { name: "opt".into(), symbol: "_Z5beginv".into(), ..Marker::default() });
+    writer.marker(Marker { value: MarkerValue::Number, ends_by: MarkerEnd::Activation, ..Marker::default() });
+    writer.marker(Marker { name: "größe".into(), value: MarkerValue::Text, ..Marker::default() });
+    assert_eq!(["parsing", "", "parsing"].map(|text| writer.text(text)), [0, 1, 0], "each text has one row");
     writer.nesting(Nesting { outer, inner, count: 3, bytes: 4, outer_count: 5, outer_bytes: 6 });
     let mut stack = StackId::EMPTY;
     for index in 0..10 {
