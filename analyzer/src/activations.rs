@@ -59,6 +59,8 @@ pub struct Step {
     pub kept: usize,
     /// Whether frame `kept` is still the same activation, in another call.
     pub moved: bool,
+    /// That frame went back in its function: it is in a loop, or it is another activation after all.
+    pub fell_back: bool,
 }
 
 impl Step {
@@ -132,7 +134,7 @@ impl<'t> Activations<'t> {
             && kept < before
             && kept < depth
             && if stale { self.same_function(event, kept) } else { event.walk.moved };
-        let backwards = stale || moved && self.fell_back(event, kept, shared);
+        let backwards = moved && (stale || self.fell_back(event, kept, shared));
         let thread = &mut self.threads[event.thread.index()];
         let renewed_nodes = kept..shared;
         let kept_nodes: Vec<StackId> =
@@ -145,7 +147,7 @@ impl<'t> Activations<'t> {
         thread.since.resize(depth, event.sequence);
         thread.pessimistic.resize(depth, event.sequence);
         thread.seen_to = self.next;
-        Some(Step { before, kept, moved })
+        Some(Step { before, kept, moved, fell_back: backwards })
     }
 
     /// Whether the frame that moved went back in its function.
@@ -163,6 +165,11 @@ impl<'t> Activations<'t> {
         let new = self.fresh[self.fresh.len() - 1];
         let function = |node: StackId| self.functions.get(self.tables.stacks[node.index()].frame.index());
         function(old).is_some() && function(old) == function(new)
+    }
+
+    /// Number of the function of a stack's innermost frame.
+    pub fn function(&self, node: StackId) -> Option<u32> {
+        self.functions.get(self.tables.stacks[node.index()].frame.index()).copied()
     }
 
     /// The open activations of a thread.
@@ -329,9 +336,9 @@ mod tests {
         };
         activations.step(&event);
         event.sequence = Sequence(1);
-        assert_eq!(activations.step(&event), Some(Step { before: 2, kept: 2, moved: false }));
+        assert_eq!(activations.step(&event), Some(Step { before: 2, kept: 2, moved: false, fell_back: false }));
         event.sequence = Sequence(5);
-        assert_eq!(activations.step(&event), Some(Step { before: 2, kept: 0, moved: false }));
+        assert_eq!(activations.step(&event), Some(Step { before: 2, kept: 0, moved: false, fell_back: false }));
         assert_eq!(activations.of(ThreadId(0)).unwrap().scope(Sequence(1)), 0);
         event.walk = Walk::NONE;
         event.sequence = Sequence(6);
@@ -359,7 +366,10 @@ mod tests {
         };
         step(0, whole, StackQuality::Complete);
         assert_eq!(step(1, cut, StackQuality::NoRule), None);
-        assert_eq!(step(2, later, StackQuality::Complete), Some(Step { before: 2, kept: 1, moved: true }));
+        assert_eq!(
+            step(2, later, StackQuality::Complete),
+            Some(Step { before: 2, kept: 1, moved: true, fell_back: true })
+        );
         let open = activations.of(ThreadId(0)).unwrap();
         assert_eq!((open.scope(Sequence(0)), open.pessimistic_scope(Sequence(0))), (2, 0));
     }

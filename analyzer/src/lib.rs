@@ -19,6 +19,8 @@ pub mod site_tree;
 pub mod wrappers;
 
 pub mod activations;
+pub mod lifetimes;
+pub mod phases;
 pub mod profile;
 
 pub mod metric;

@@ -92,6 +92,16 @@ impl Names {
         &self.flat[range]
     }
 
+    /// The number that `functions` gives to a function of this name, if it owns any frame's code; the first, if several do.
+    pub fn function_called(&self, name: &str) -> Option<u32> {
+        let owns = |range: &Range<u32>| {
+            let owner = self.flat[range.start as usize..range.end as usize].last();
+            owner.is_some_and(|place| self.place(*place).function == name)
+        };
+        let at = self.of_frame.iter().position(owns)?;
+        self.functions().get(at).copied()
+    }
+
     /// A number for the function that owns each frame's code, equal for equal functions.
     pub fn functions(&self) -> Vec<u32> {
         let mut numbers: HashMap<(&str, &str), u32> = HashMap::new();
@@ -107,6 +117,11 @@ impl Names {
                 *numbers.entry(key).or_insert(next)
             })
             .collect()
+    }
+
+    /// Distinct places.
+    pub fn place_count(&self) -> usize {
+        self.places.len()
     }
 
     /// What a place is.

@@ -47,6 +47,10 @@ pub struct PhaseRule {
     /// Only inside of this phase.
     #[serde(default)]
     pub within: Option<String>,
+    /// It is begun again and again from one place, such as once per function compiled: then a frame of it that goes back in its
+    /// code is taken for another call, not for a loop.
+    #[serde(default)]
+    pub repeats: bool,
 }
 
 /// Functions that mark phases while recording.

@@ -3,6 +3,8 @@
 
 mod info;
 mod leaks;
+mod lifetimes;
+mod phases;
 mod screen;
 mod sites;
 mod table;
@@ -10,6 +12,8 @@ mod width;
 
 pub use info::{info, summary};
 pub use leaks::leaks;
+pub use lifetimes::lifetimes;
+pub use phases::phases;
 pub use screen::{Screen, Style};
 pub use sites::sites;
 pub use width::{clean, shorten};

@@ -67,6 +67,11 @@ impl Selection {
         self.processes.get(cell.process.index()) == Some(&true) && self.entries.get(cell.entry.index()) == Some(&true)
     }
 
+    /// Whether a process is selected.
+    pub fn includes_process(&self, process: ProcessId) -> bool {
+        self.processes.get(process.index()) == Some(&true)
+    }
+
     /// Which peak is meant.
     pub fn peak(&self) -> PeakOf {
         if self.single.is_some() { PeakOf::Process } else { PeakOf::Total }

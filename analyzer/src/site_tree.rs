@@ -25,6 +25,8 @@ pub const NO_SITE: SiteId = SiteId(0);
 struct Node {
     parent: SiteId,
     place: PlaceId,
+    /// It owns the code; the nodes below it up to the next owner are inlined into it.
+    owner: bool,
 }
 
 /// Paths of places of all stacks of a trace. Memory: one node per distinct path.
@@ -39,11 +41,11 @@ impl SiteTree {
     /// The tree of a trace's stacks; `wrappers` are stripped from sites.
     pub fn of(tables: &Tables, names: &Names, wrappers: &Wrappers) -> Self {
         let mut tree = Self {
-            nodes: vec![Node { parent: NO_SITE, place: PlaceId(0) }],
+            nodes: vec![Node { parent: NO_SITE, place: PlaceId(0), owner: false }],
             full: Vec::with_capacity(tables.stacks.len()),
             stripped: Vec::with_capacity(tables.stacks.len()),
         };
-        let mut children: HashMap<(SiteId, PlaceId), SiteId> = HashMap::new();
+        let mut children: HashMap<(SiteId, PlaceId, bool), SiteId> = HashMap::new();
         let mut known: HashMap<PlaceId, bool> = HashMap::new();
         for (at, stack) in tables.stacks.iter().enumerate() {
             if at == StackId::EMPTY.index() {
@@ -63,7 +65,7 @@ impl SiteTree {
             let mut node = tree.full[parent];
             let mut site = NO_SITE;
             for (below_leaf, place) in places.iter().enumerate().rev() {
-                node = tree.child(node, *place, &mut children);
+                node = tree.child(node, *place, below_leaf + 1 == places.len(), &mut children);
                 if below_leaf >= wrapper_count {
                     site = node;
                 }
@@ -78,9 +80,15 @@ impl SiteTree {
         tree
     }
 
-    fn child(&mut self, parent: SiteId, place: PlaceId, children: &mut HashMap<(SiteId, PlaceId), SiteId>) -> SiteId {
-        *children.entry((parent, place)).or_insert_with(|| {
-            self.nodes.push(Node { parent, place });
+    fn child(
+        &mut self,
+        parent: SiteId,
+        place: PlaceId,
+        owner: bool,
+        children: &mut HashMap<(SiteId, PlaceId, bool), SiteId>,
+    ) -> SiteId {
+        *children.entry((parent, place, owner)).or_insert_with(|| {
+            self.nodes.push(Node { parent, place, owner });
             SiteId(self.nodes.len() as u32 - 1)
         })
     }
@@ -93,6 +101,21 @@ impl SiteTree {
     /// The path of a stack without the wrappers at its leaf.
     pub fn site(&self, stack: StackId) -> SiteId {
         self.stripped.get(stack.index()).copied().unwrap_or(NO_SITE)
+    }
+
+    /// The owning function of each stack frame of a path, root first; functions inlined into it are left out.
+    pub fn physical_frames(&self, site: SiteId) -> Vec<PlaceId> {
+        let mut frames = Vec::new();
+        let mut at = site;
+        while at != NO_SITE {
+            let node = self.nodes[at.0 as usize];
+            if node.owner {
+                frames.push(node.place);
+            }
+            at = node.parent;
+        }
+        frames.reverse();
+        frames
     }
 
     /// Places of a path, leaf first.

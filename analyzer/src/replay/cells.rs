@@ -36,7 +36,9 @@ use trace_format::{EntryId, ProcessId, StackId};
 pub struct CellId(pub u32);
 
 impl CellId {
-    fn index(self) -> usize {
+    /// As an index.
+    #[inline]
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }

@@ -9,6 +9,9 @@ mod doctor;
 mod flamegraph;
 mod info;
 mod leaks;
+mod lifetimes;
+mod phases;
+mod profiles;
 #[cfg(feature = "recording")]
 mod record;
 mod salvage;
@@ -21,7 +24,7 @@ use std::{
     process::ExitCode,
 };
 
-use analyzer::{Names, Outcome, Symboliser, selection::Wanted, wrappers::Wrappers};
+use analyzer::{Names, Outcome, Symboliser, profile::Profile, selection::Wanted, wrappers::Wrappers};
 use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
@@ -55,6 +58,8 @@ enum Command {
     Attach(attach::Args),
     Info(info::Args),
     Sites(sites::Args),
+    Phases(phases::Args),
+    Lifetimes(lifetimes::Args),
     Leaks(leaks::Args),
     Flamegraph(flamegraph::Args),
     Verify(verify::Args),
@@ -74,6 +79,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Attach(args) => args.run(&mut out),
         Command::Info(args) => args.run(&mut out),
         Command::Sites(args) => args.run(&mut out),
+        Command::Phases(args) => args.run(&mut out),
+        Command::Lifetimes(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Verify(args) => args.run(&mut out),
@@ -130,6 +137,11 @@ impl MoreWrappers {
     fn wrappers(self) -> Wrappers {
         Wrappers::with(self.names)
     }
+
+    /// With those of profiles.
+    fn with_profiles(self, profiles: &[Profile]) -> Wrappers {
+        Wrappers::with(profiles.iter().flat_map(|profile| profile.wrappers.iter().cloned()).chain(self.names))
+    }
 }
 
 /// A trace, read and replayed.
@@ -141,16 +153,26 @@ struct Replayed {
 
 /// Reads and replays a trace; names what it does not name itself from the binaries at hand.
 fn replayed(path: &Path) -> anyhow::Result<Replayed> {
-    let mut trace = Trace::open(path)?;
+    let trace = Trace::open(path)?;
     let bar = progress::ReplayBar::new(trace.event_count);
-    let decoders = std::thread::available_parallelism().map_or(1, usize::from).min(4) - 1;
-    let outcome = analyzer::replay(&trace, decoders, |events| bar.update(events))?;
+    let outcome = analyzer::replay(&trace, decoders(), |events| bar.update(events))?;
     bar.finish();
+    let (trace, names) = named(trace);
+    Ok(Replayed { trace, outcome, names })
+}
+
+/// Threads that decode ahead of the replay.
+fn decoders() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4) - 1
+}
+
+/// Names the frames of a trace, those it does not name itself from the binaries at hand.
+fn named(mut trace: Trace) -> (Trace, Names) {
     if trace.tables.symbols.iter().all(|symbols| symbols.functions.is_empty()) {
         trace.tables.symbols = Symboliser::new().symbolise(&trace.tables);
     }
     let names = Names::of(&trace.tables);
-    Ok(Replayed { trace, outcome, names })
+    (trace, names)
 }
 
 fn print_json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<ExitCode> {

@@ -1,0 +1,18 @@
+//! How long blocks live, and where. Responsible for following each block from its birth to its death, by phase, by site and by
+//! activation.
+
+mod class;
+mod collector;
+mod histogram;
+mod lives;
+mod phases;
+mod study;
+mod timeline;
+
+pub use class::Class;
+pub use collector::{CellLife, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
+pub use histogram::{Coarse, Histogram};
+pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
+pub use phases::{Ages, ClassFigures, Held, InstanceFigures, Phase, Phases, phases};
+pub use study::{ProcessPhases, Study, Wish, study};
+pub use timeline::{Bin, MAX_BINS, Timeline};
