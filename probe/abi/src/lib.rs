@@ -35,6 +35,8 @@ pub enum Action {
     Free = 2,
     /// A block dies at entry and is born at return.
     Realloc = 3,
+    /// A marked place is passed: see [`Descriptor`].
+    Marker = 4,
 }
 
 /// What a record in the ring tells; the discriminants are the ABI.
@@ -51,6 +53,11 @@ pub enum RecordKind {
     ReallocEnd = 4,
     /// Records were lost on this CPU since the record before: a `LossRecord`.
     Loss = 5,
+    /// A marked place was passed: `pointer` is its value, [`TEXT_SENT`] where a [`TextRecord`] of the thread came just before, or
+    /// [`UNREADABLE`]. Where the place is inside a function, the innermost frame is that function's.
+    Marker = 6,
+    /// The text of the thread's next marker: a [`TextRecord`].
+    MarkerText = 7,
 }
 
 /// Where an argument stands when the probe fires.
@@ -88,11 +95,66 @@ pub struct Descriptor {
     pub alignment_at: ArgumentAt,
     /// The process's code now: a row of the map of [`unwind::Space`]s.
     pub space: u32,
-    /// First address of the domain's code in the process: a nested call returns into it.
+    /// First address of the domain's code in the process: a nested call returns into it. For a marker, see
+    /// [`Descriptor::marker`].
     pub text_start: u64,
     /// One past its last address.
     pub text_end: u64,
 }
+
+/// How a marker's value is found: `pointer_at` says where to begin, `count_at` how many of `offsets` lead on from there
+/// (`value = *(value + offset)`). `size_at` is where the length of a text stands (0: it ends with a NUL), `alignment_at` the
+/// size of a number in bytes.
+impl Descriptor {
+    /// A marker's descriptor, but for where it stands and which code is around it.
+    #[must_use]
+    pub const fn marker(flags: u8, pointer_at: ArgumentAt, offsets: [i32; MAX_DEREFERENCES], count: u8) -> Self {
+        Self {
+            action: Action::Marker as u8,
+            flags,
+            domain: 0,
+            stack_adjust: 0,
+            rbp_at: 0,
+            reserved: 0,
+            size_at: 0,
+            count_at: count,
+            pointer_at,
+            alignment_at: 0,
+            space: 0,
+            text_start: offsets[0] as u32 as u64 | (offsets[1] as u32 as u64) << 32,
+            text_end: offsets[2] as u32 as u64 | (offsets[3] as u32 as u64) << 32,
+        }
+    }
+
+    /// The offsets of a marker's value.
+    #[must_use]
+    #[inline(always)]
+    pub const fn offsets(&self) -> [i32; MAX_DEREFERENCES] {
+        let (low, high) = (self.text_start, self.text_end);
+        [low as i32, (low >> 32) as i32, high as i32, (high >> 32) as i32]
+    }
+}
+
+/// Pointers that a marker's value can lie behind.
+pub const MAX_DEREFERENCES: usize = 4;
+/// Longest text of a marker that is read, bytes.
+pub const MAX_TEXT_BYTES: usize = 96;
+
+/// A marker's place begins something.
+pub const FLAG_MARKER_BEGIN: u8 = 1;
+/// It ends something.
+pub const FLAG_MARKER_END: u8 = 2;
+/// It has a value.
+pub const FLAG_MARKER_VALUE: u8 = 4;
+/// That value is a text.
+pub const FLAG_MARKER_TEXT: u8 = 8;
+/// The place is not a function's entry.
+pub const FLAG_MARKER_INSIDE: u8 = 16;
+
+/// Value of a marker record that a [`TextRecord`] belongs to.
+pub const TEXT_SENT: u64 = 1;
+/// Value of a marker record whose value could not be read.
+pub const UNREADABLE: u64 = u64::MAX;
 
 /// The result goes through a pointer argument and the return value is an error number (posix_memalign).
 pub const FLAG_RESULT_BY_POINTER: u8 = 1;
@@ -301,6 +363,24 @@ pub struct LossRecord {
     pub loss: Loss,
 }
 
+/// The text of the thread's next marker, as the ring record of kind [`RecordKind::MarkerText`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextRecord {
+    /// [`RecordKind::MarkerText`].
+    pub kind: u8,
+    /// Bytes of text; above [`MAX_TEXT_BYTES`] where there were more.
+    pub length: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 2],
+    /// Process id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// The text; what follows its length means nothing.
+    pub text: [u8; MAX_TEXT_BYTES + 4],
+}
+
 /// Lost records.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -372,6 +452,7 @@ const _: () = {
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
+    assert!(size_of::<TextRecord>() == 112);
     assert!(size_of::<StackBuffer>() == 64 + 20 * MAX_FRAMES);
     assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>());
     assert!(size_of::<CpuState>() == 80);

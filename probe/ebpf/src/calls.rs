@@ -203,7 +203,7 @@ pub(crate) fn leave(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
     emit(control, thread, Some(Start { rbp: regs.rbp, space: descriptor.space }), &record);
 }
 
-const EMPTY_RECORD: Record = Record {
+pub(crate) const EMPTY_RECORD: Record = Record {
     kind: 0,
     alignment: 0,
     frame_count: 0,
@@ -300,7 +300,7 @@ fn continues(thread: &ThreadState, descriptor: &Descriptor, cookie: u32, slot: u
 
 /// An argument, from where the descriptor says it stands.
 #[inline(always)]
-fn argument(regs: &pt_regs, at: u8) -> u64 {
+pub(crate) fn argument(regs: &pt_regs, at: u8) -> u64 {
     match at {
         0 => 0,
         1 => regs.rdi,

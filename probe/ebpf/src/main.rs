@@ -5,6 +5,7 @@
 //!   entry of malloc …     enter   ── pending call ──┐           (per-thread stack)
 //!   return of malloc …    leave   ◀─────────────────┘ ── Alloc ──▶ ring
 //!   entry of free         enter   ── Free ──▶ ring
+//!   a marked place         marker  ── MarkerText, Marker ──▶ ring
 //!   entry/return realloc  enter   ── ReallocBegin ──▶ ring, leave ── ReallocEnd ──▶ ring
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 mod calls;
 mod maps;
+mod marker;
 mod record;
 mod rules;
 mod threads;
@@ -59,6 +61,13 @@ pub fn leave_at_ret(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn link_map(_ctx: ProbeContext) -> u32 {
     record::stop_thread(probe_abi::STOP_LINK_MAP);
+    0
+}
+
+/// A marked place is passed. It may sleep: the text that it names may not be in memory yet.
+#[uprobe(sleepable)]
+pub fn marker(ctx: ProbeContext) -> u32 {
+    marker::hit(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 

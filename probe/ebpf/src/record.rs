@@ -67,6 +67,27 @@ pub(crate) fn emit(control: &Control, thread: &mut ThreadState, start: Option<St
     }
 }
 
+/// [`emit`] for a marker, which knows nothing of the thread's calls and happens seldom.
+#[inline(always)]
+pub(crate) fn emit_marker(control: &Control, start: Option<Start>, record: &Record) {
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    if control.lossy != 0 {
+        tell_loss(0);
+    }
+    let sent = match start {
+        Some(start) if control.max_frames > 0 => send_with_frames(control.max_frames, start, record, time_ns, false),
+        _ => send(record, time_ns),
+    };
+    if !sent {
+        count_loss(record.kind as u32, time_ns);
+    }
+    if control.stop_bytes != 0
+        && unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), AVAILABLE_DATA) } >= control.stop_bytes
+    {
+        stop_for_reader();
+    }
+}
+
 /// Lets the thread rest until the ring is drained.
 #[inline(never)]
 fn stop_for_reader() -> u32 {

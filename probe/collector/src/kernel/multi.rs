@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::{Object, generated::bpf_attr};
+use aya_obj::{Object, ProgramSection, generated::bpf_attr};
 
 const PROG_LOAD: i64 = 5;
 const BTF_LOAD: i64 = 18;
@@ -22,6 +22,8 @@ const LINK_CREATE: i64 = 28;
 const PROG_TYPE_KPROBE: u32 = 2;
 const TRACE_UPROBE_MULTI: u32 = 48;
 const RETURN_PROBE: u32 = 1;
+/// `BPF_F_SLEEPABLE`.
+const MAY_SLEEP: u32 = 1 << 4;
 
 /// The programs of the object, relocated and ready to be loaded when first needed.
 pub(super) struct MultiPrograms {
@@ -76,6 +78,8 @@ impl MultiPrograms {
         }
         load.prog_type = PROG_TYPE_KPROBE;
         load.expected_attach_type = TRACE_UPROBE_MULTI;
+        let may_sleep = matches!(program.section, ProgramSection::UProbe { sleepable: true });
+        load.prog_flags = if may_sleep { MAY_SLEEP } else { 0 };
         load.insns = function.instructions.as_ptr() as u64;
         load.insn_cnt = function.instructions.len() as u32;
         load.license = self.object.license.as_ptr() as u64;

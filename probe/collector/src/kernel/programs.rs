@@ -93,10 +93,12 @@ pub enum Hook {
     LeaveAtRet,
     /// The dynamic linker's report.
     LinkMap,
+    /// A marked place.
+    Marker,
 }
 
 impl Hook {
-    const ALL: [Self; 4] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap];
+    const ALL: [Self; 5] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap, Self::Marker];
 
     fn program(self, floor: bool) -> &'static str {
         match (self, floor) {
@@ -106,6 +108,7 @@ impl Hook {
             (Self::Enter, false) => "enter",
             (Self::Leave, false) => "leave",
             (Self::LeaveAtRet, false) => "leave_at_ret",
+            (Self::Marker, false) => "marker",
         }
     }
 }
@@ -376,6 +379,9 @@ impl Kernel {
             .expect("the embedded object has this program")
             .try_into()
             .expect("it is a uprobe");
+        if program.fd().is_err() {
+            program.load().map_err(|error| explain(&error))?;
+        }
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
             cookie: Some(u64::from(probe.cookie)),
@@ -449,7 +455,9 @@ fn load_multi(maps: &std::collections::HashMap<String, RawFd>, floor: bool) -> s
 
 /// Loads all programs through aya, for perf links.
 fn load_perf(ebpf: &mut Ebpf, floor: bool) -> Result<(), CollectError> {
-    let names: std::collections::BTreeSet<&str> = Hook::ALL.iter().map(|hook| hook.program(floor)).collect();
+    // The program of markers is loaded when there are any.
+    let hooks = Hook::ALL.iter().filter(|hook| **hook != Hook::Marker);
+    let names: std::collections::BTreeSet<&str> = hooks.map(|hook| hook.program(floor)).collect();
     for name in names {
         let program: &mut UProbe =
             ebpf.program_mut(name).expect("the embedded object has this program").try_into().expect("it is a uprobe");
