@@ -17,19 +17,22 @@ mod support;
 use std::{collections::BTreeSet, fs, panic, path::Path};
 
 use serde_json::Value;
-use support::{Workshop, stdout, subcommands};
+use support::{COLUMNS, Workshop, stdout, subcommands};
 
-/// Command lines that end with 0. ` && ` runs several in one folder.
+/// Command lines that end with 0. ` && ` runs several in one folder; `COLUMNS=` before one sets its width.
 const FINE: &[&str] = &[
     "info samples/cc1plus-small.htape",
     "info samples/cc1plus-small.htape --json",
     "info samples/rustc-small.htape",
     "info samples/rustc-small.htape --json",
+    "COLUMNS=80 info samples/rustc-small.htape",
+    "COLUMNS=300 info samples/rustc-small.htape",
     "info samples/tcc-small.htape",
     "info samples/tcc-small.htape --json",
     "info damaged/cut-in-events.htape",
     "info damaged/cut-in-tail.htape",
     "info damaged/cut-in-tail.htape --json",
+    "info damaged/cut-in-footer.htape",
     "info damaged/flipped-bit.htape",
     "sites samples/cc1plus-small.htape --limit 8",
     "sites samples/cc1plus-small.htape --json",
@@ -44,6 +47,9 @@ const FINE: &[&str] = &[
     "sites samples/cc1plus-small.htape --group file --limit 5",
     "sites samples/cc1plus-small.htape --wrapper _cpp_get_buff --limit 5",
     "sites samples/rustc-small.htape --limit 8",
+    "COLUMNS=80 sites samples/rustc-small.htape --limit 3",
+    "COLUMNS=60 sites samples/rustc-small.htape --limit 3",
+    "COLUMNS=300 sites samples/rustc-small.htape --limit 5",
     "sites samples/rustc-small.htape --by peak --limit 5 --callers 0",
     "sites samples/rustc-small.htape --group namespace --limit 8",
     "sites samples/rustc-small.htape --group namespace --json",
@@ -65,6 +71,7 @@ const FINE: &[&str] = &[
     "phases samples/cc1plus-small.htape",
     "phases samples/cc1plus-small.htape --json --instances 2",
     "phases samples/rustc-small.htape",
+    "COLUMNS=160 phases samples/rustc-small.htape",
     "phases samples/rustc-small.htape --source stacks --json",
     "phases samples/tcc-small.htape",
     "phases damaged/cut-in-events.htape",
@@ -72,6 +79,7 @@ const FINE: &[&str] = &[
     "lifetimes samples/cc1plus-small.htape --limit 5",
     "lifetimes samples/cc1plus-small.htape --json",
     "lifetimes samples/rustc-small.htape --limit 5",
+    "COLUMNS=160 lifetimes samples/rustc-small.htape --limit 5",
     "lifetimes samples/rustc-small.htape --json",
     "lifetimes samples/tcc-small.htape --limit 5",
     "lifetimes damaged/cut-in-events.htape",
@@ -94,12 +102,14 @@ const FINE: &[&str] = &[
     "verify damaged/cut-in-events.htape",
     "verify damaged/cut-in-tail.htape",
     "verify damaged/cut-in-tail.htape --json",
+    "verify damaged/cut-in-footer.htape",
     "verify damaged/flipped-bit.htape",
     "verify damaged/flipped-bit.htape --json",
     "salvage samples/tcc-small.htape -o whole.htape && verify whole.htape",
     "salvage damaged/cut-in-events.htape && verify damaged/cut-in-events.salvaged.htape",
     "salvage damaged/cut-in-tail.htape -o whole.htape && verify whole.htape && info whole.htape",
     "salvage damaged/cut-in-tail.htape --json -o whole.htape",
+    "salvage damaged/cut-in-footer.htape -o whole.htape && info whole.htape",
     "salvage damaged/flipped-bit.htape -o whole.htape && verify whole.htape && info whole.htape",
     "demo --sample --out demo",
 ];
@@ -255,8 +265,12 @@ fn transcript(line: &str, code: i32) -> String {
     fs::write(workshop.path("damaged/not-a-trace.txt"), "Dear diary,\n").expect("a file");
     let mut transcript = String::new();
     for command in line.split(" && ") {
-        let arguments: Vec<&str> = command.split_whitespace().collect();
-        let output = workshop.run(&arguments);
+        let mut arguments: Vec<&str> = command.split_whitespace().collect();
+        let columns = arguments.first().and_then(|first| first.strip_prefix("COLUMNS="));
+        if columns.is_some() {
+            arguments.remove(0);
+        }
+        let output = workshop.run_at(columns.unwrap_or(COLUMNS), &arguments);
         let text = stdout(&output);
         let text = if arguments.contains(&"--json") && code == 0 {
             let mut value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}:\n{text}"));
@@ -266,7 +280,8 @@ fn transcript(line: &str, code: i32) -> String {
             cut_lines(&text)
         };
         assert_eq!(output.status.code(), Some(code), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        transcript += &format!("$ heaptape {command}\n{text}");
+        let width = columns.map(|columns| format!("COLUMNS={columns} ")).unwrap_or_default();
+        transcript += &format!("$ {width}heaptape {}\n{text}", arguments.join(" "));
         if !output.stderr.is_empty() {
             transcript += &format!("--- stderr\n{}", String::from_utf8_lossy(&output.stderr));
         }

@@ -9,8 +9,8 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Columns that reports are written for.
-const COLUMNS: &str = "100";
+/// Columns that reports are written for where a test does not say.
+pub(crate) const COLUMNS: &str = "100";
 /// The samples, by the names they have in `samples/`.
 const SAMPLES: [&str; 3] = ["cc1plus-small.htape", "rustc-small.htape", "tcc-small.htape"];
 
@@ -40,11 +40,12 @@ impl Workshop {
         let inside_events = whole.len() * 3 / 10;
         let mut flipped = whole.clone();
         flipped[inside_events] ^= 1;
-        let damaged: [(&str, &[u8]); 5] = [
+        let damaged: [(&str, &[u8]); 6] = [
             ("empty", b""),
             ("five-bytes", &whole[..5]),
             ("cut-in-events", &whole[..inside_events]),
-            ("cut-in-tail", &whole[..whole.len() - 20]),
+            ("cut-in-tail", &whole[..whole.len() - 60]),
+            ("cut-in-footer", &whole[..whole.len() - 20]),
             ("flipped-bit", &flipped),
         ];
         fs::create_dir(self.path("damaged")).expect("damaged");
@@ -58,13 +59,18 @@ impl Workshop {
         self.0.path().join(relative)
     }
 
-    /// Runs heaptape with these arguments.
+    /// Runs heaptape with these arguments at the usual width.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.run_at(COLUMNS, arguments)
+    }
+
+    /// Runs heaptape with these arguments where a line has so many columns.
+    pub(crate) fn run_at(&self, columns: &str, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_heaptape"))
             .args(arguments)
             .current_dir(self.0.path())
             .env_clear()
-            .env("COLUMNS", COLUMNS)
+            .env("COLUMNS", columns)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .output()
