@@ -2,6 +2,8 @@
 //! `commands` chooses and says what an outcome means.
 
 mod commands;
+#[cfg(feature = "recording")]
+mod markers;
 mod progress;
 #[cfg(feature = "recording")]
 mod recording;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use probe_collector::{CollectError, Following, Hooks, Options, Recorded, Tuning};
 use trace_format::{ModuleId, symbols::Symbolise as _, table::Tables};
 
-use crate::progress::RecordingBar;
+use crate::{markers, progress::RecordingBar};
 
 /// Exit code where this machine or user cannot record.
 const CANNOT_RECORD: u8 = 4;
@@ -54,6 +54,10 @@ pub(crate) struct RecordingArgs {
     /// Leave block addresses out of the trace (a smaller file, no questions about fragmentation)
     #[arg(long)]
     no_addresses: bool,
+    /// Mark phases while recording: `auto` by the built-in profile of the compiler that is recorded, `none`, or by a profile of
+    /// your own (see `samples/README.md`)
+    #[arg(long, value_name = "auto|none|FILE", default_value = "auto")]
+    profile: String,
     /// Stop recording after this many seconds; the target goes on
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     duration: Option<Duration>,
@@ -106,6 +110,7 @@ impl RecordingArgs {
             stacks: Stacks::Full,
             no_free_stacks: false,
             no_addresses: false,
+            profile: "auto".to_owned(),
             duration: None,
             quiet: true,
             floor: false,
@@ -126,11 +131,11 @@ impl RecordingArgs {
         Ok(())
     }
 
-    fn options(&self, name: &str, lossless_by_default: bool) -> Options {
+    fn options(&self, name: &str, lossless_by_default: bool) -> anyhow::Result<Options> {
         let output = self.output.clone().unwrap_or_else(|| unused_name(name));
         let checker = self.check_stacks.clone().map(|program| (program, output.with_extension("checks")));
         let lossless = self.lossless || (lossless_by_default && !self.no_lossless);
-        Options {
+        Ok(Options {
             output,
             checker,
             tuning: Tuning {
@@ -144,8 +149,9 @@ impl RecordingArgs {
             following: Following { children: !self.no_follow, only: self.only.clone() },
             duration: self.duration,
             addresses: !self.no_addresses,
+            markers: markers::profiles(&self.profile)?,
             recorder: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+        })
     }
 }
 
@@ -161,7 +167,7 @@ fn unused_name(name: &str) -> PathBuf {
 pub(crate) fn record(args: &RecordingArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let Some(program) = command.first() else { bail!("no command given: heaptape record -- COMMAND…") };
     args.check()?;
-    let options = args.options(&program.to_string_lossy(), true);
+    let options = args.options(&program.to_string_lossy(), true)?;
     match perform(args, Announce::No, &options, |options, hooks| probe_collector::record(command, options, hooks)) {
         Ok(recorded) => {
             report(args, &options, &recorded);
@@ -174,7 +180,7 @@ pub(crate) fn record(args: &RecordingArgs, command: &[OsString]) -> anyhow::Resu
 /// Attaches to a process.
 pub(crate) fn attach(args: &RecordingArgs, pid: u32) -> anyhow::Result<ExitCode> {
     args.check()?;
-    let options = args.options(&format!("pid-{pid}"), false);
+    let options = args.options(&format!("pid-{pid}"), false)?;
     match perform(args, Announce::Yes, &options, |options, hooks| probe_collector::attach(pid, options, hooks)) {
         Ok(recorded) => {
             report(args, &options, &recorded);
@@ -209,7 +215,7 @@ pub(crate) fn record_demo(output: &Path) -> anyhow::Result<Option<Vec<String>>> 
         command.extend(["-o".into(), object.clone()]);
         let words: Vec<OsString> = command.iter().map(OsString::from).collect();
         let args = RecordingArgs::quiet_demo(output.to_owned());
-        let options = args.options(compiler, true);
+        let options = args.options(compiler, true)?;
         match perform(&args, Announce::No, &options, |options, hooks| probe_collector::record(&words, options, hooks)) {
             Ok(recorded) if recorded.status == Some(0) && recorded.failure.is_none() => return Ok(Some(command)),
             Ok(_) | Err(CollectError::Launch { .. }) => {}

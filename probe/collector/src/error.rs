@@ -38,6 +38,14 @@ pub enum CollectError {
     /// Writing the trace failed half-way; what was written stays readable.
     #[error(transparent)]
     Write(#[from] trace_format::WriteError),
+    /// A profile of markers cannot be understood.
+    #[error("profile `{name}`: {reason}")]
+    Profile {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// A table is full.
     #[error("more than {limit} {what} at once: record fewer processes (--only NAME)")]
     TooMany {

@@ -11,7 +11,7 @@ use std::{
 use probe_abi::ThreadState;
 use trace_format::{
     event::EndReason,
-    table::{EntryKind, Origin, ResultProbe},
+    table::{EntryKind, Marker, Origin, ResultProbe},
 };
 
 /// A change in the processes that are recorded.
@@ -112,16 +112,33 @@ pub(crate) struct Plan {
 pub(crate) struct PlannedRow {
     /// The row.
     pub(crate) row: u32,
-    /// Number of the domain within the process (`Descriptor::domain`).
-    pub(crate) local_domain: u16,
-    /// Name of the domain.
-    pub(crate) domain: String,
     /// Its code.
     pub(crate) module: Arc<ModuleFile>,
     /// The function.
     pub(crate) symbol: String,
-    /// What it does.
-    pub(crate) kind: EntryKind,
+    /// What passing it means.
+    pub(crate) meaning: Meaning,
+}
+
+/// What passing a probed function means.
+#[derive(Debug, Clone)]
+pub(crate) enum Meaning {
+    /// A call of an allocator.
+    Entry {
+        /// Number of the domain within the process (`Descriptor::domain`).
+        local_domain: u16,
+        /// Name of the domain.
+        domain: String,
+        /// What it does.
+        kind: EntryKind,
+    },
+    /// A marker.
+    Marker {
+        /// Its row in the trace.
+        marker: Marker,
+        /// What its events are, in the trace's numbers.
+        kind: u8,
+    },
 }
 
 /// What became of one probe.

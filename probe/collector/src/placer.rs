@@ -15,9 +15,11 @@ use probe_abi::{Action, ArgumentAt, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTE
 use trace_format::table::{EntryKind, ResultProbe};
 
 use crate::{
+    CollectError,
     allocators::{Operation, Semantics},
     kernel::{Hook, Kernel, Link, Wanted},
-    notice::{CodeRange, ModuleFile, Plan, PlannedRow, ProbeReport},
+    markers::{Marked, MarkerProfile, Marking},
+    notice::{CodeRange, Meaning, ModuleFile, Plan, PlannedRow, ProbeReport},
     placement::{ArgLocation, ArgRegister, KernelRules, Placement},
     spaces::{Code, Spaces},
     target::{
@@ -31,10 +33,10 @@ const RETIRING_THREADS: usize = 32;
 
 /// A probed function of a process: its row, and all that it takes to place it again in a child.
 #[derive(Debug, Clone)]
-struct PlacedFunction {
-    descriptor: Descriptor,
-    planned: PlannedRow,
-    probes: Vec<(Hook, u64)>,
+pub(crate) struct PlacedFunction {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) planned: PlannedRow,
+    pub(crate) probes: Vec<(Hook, u64)>,
 }
 
 impl PlacedFunction {
@@ -48,6 +50,7 @@ impl PlacedFunction {
 pub(crate) struct Placed {
     functions: Vec<PlacedFunction>,
     domains: HashSet<(FileIdentity, &'static str)>,
+    marked: Marked,
     code: Code,
 }
 
@@ -57,15 +60,22 @@ pub(crate) struct Placer {
     files: HashMap<FileIdentity, Arc<ModuleFile>>,
     vdso: Arc<ModuleFile>,
     spaces: Spaces,
+    marking: Marking,
     retiring: Vec<JoinHandle<()>>,
     /// Rows whose probes are gone.
     unused: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Placer {
-    pub(crate) fn new() -> Self {
-        Self {
-            cache: ModuleCache::new(KernelRules::default()),
+    /// Places allocators' probes, and those of these markers.
+    ///
+    /// # Errors
+    /// If a profile cannot be understood.
+    pub(crate) fn new(markers: &[MarkerProfile]) -> Result<Self, CollectError> {
+        let rules = KernelRules::default();
+        Ok(Self {
+            cache: ModuleCache::new(rules),
+            marking: Marking::new(markers, rules)?,
             files: HashMap::new(),
             vdso: Arc::new(ModuleFile {
                 path: "[vdso]".into(),
@@ -77,7 +87,7 @@ impl Placer {
             spaces: Spaces::new(),
             retiring: Vec::new(),
             unused: Arc::default(),
-        }
+        })
     }
 
     /// Where the dynamic linker of a process reports changes: file and offset. `None` for static programs.
@@ -120,10 +130,10 @@ impl Placer {
             };
             let name = found.domain_name(domain);
             let space = placed.code.space;
-            let site = Site { pid, number, domain, name: &name, file: &file, space };
+            let site = Site { number, domain, name: &name, file: &file, space };
             let prepared: Vec<Prepared> =
                 domain.functions.iter().map(|function| site.prepare(kernel, &module.file.image, function)).collect();
-            site.attach(kernel, prepared, placed, &mut plan, &mut links);
+            attach(kernel, pid, &file, prepared, placed, &mut plan, &mut links);
             plan.probes.extend(domain.left_out.iter().map(|left| ProbeReport {
                 module: Arc::clone(&file),
                 symbol: left.name.clone(),
@@ -136,7 +146,26 @@ impl Placer {
                 placed: false,
             }));
         }
+        self.mark(kernel, &found, placed, &mut plan, &mut links);
         Ok(Some((plan, links)))
+    }
+
+    /// Places the markers that are not placed yet.
+    fn mark(
+        &mut self,
+        kernel: &mut Kernel,
+        found: &Discovery,
+        placed: &mut Placed,
+        plan: &mut Plan,
+        links: &mut Vec<Link>,
+    ) {
+        let modules = found.modules.iter().enumerate();
+        let files: Vec<_> = modules
+            .map(|(index, module)| self.module_file(found.pid, &module.mapping, module.file.identity, index == 0))
+            .collect();
+        for (file, prepared) in self.marking.prepare(kernel, found, &files, placed.code.space, &mut placed.marked) {
+            attach(kernel, found.pid, &file, prepared, placed, plan, links);
+        }
     }
 
     /// Tells the kernel where the code of a process lies now.
@@ -165,7 +194,8 @@ impl Placer {
     /// that a link names.
     pub(crate) fn again(&mut self, kernel: &mut Kernel, pid: u32, parent: &Placed) -> (Placed, Plan, Vec<Link>) {
         let code = self.spaces.share(&parent.code);
-        let mut placed = Placed { functions: Vec::new(), domains: parent.domains.clone(), code };
+        let (domains, marked) = (parent.domains.clone(), parent.marked.clone());
+        let mut placed = Placed { functions: Vec::new(), domains, marked, code };
         let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
         for function in &parent.functions {
@@ -276,7 +306,6 @@ fn descriptor_path(module: &ModuleFile) -> Option<PathBuf> {
 
 /// One allocator of one process.
 struct Site<'a> {
-    pid: u32,
     number: u16,
     domain: &'a Domain,
     name: &'a str,
@@ -285,9 +314,9 @@ struct Site<'a> {
 }
 
 /// A function whose probes are ready to be placed, or cannot be.
-struct Prepared {
-    report: ProbeReport,
-    function: Option<PlacedFunction>,
+pub(crate) struct Prepared {
+    pub(crate) report: ProbeReport,
+    pub(crate) function: Option<PlacedFunction>,
 }
 
 impl Site<'_> {
@@ -350,56 +379,15 @@ impl Site<'_> {
         let row = kernel.describe(descriptor).map_err(|error| error.to_string())?;
         let planned = PlannedRow {
             row,
-            local_domain: self.number,
-            domain: self.name.to_owned(),
             module: Arc::clone(self.file),
             symbol: function.name().to_owned(),
-            kind: kind(&function.semantics),
+            meaning: Meaning::Entry {
+                local_domain: self.number,
+                domain: self.name.to_owned(),
+                kind: kind(&function.semantics),
+            },
         };
         Ok(PlacedFunction { descriptor, planned, probes: offsets })
-    }
-
-    /// Places what was prepared, in one go; where the kernel refuses that, one function after the other.
-    fn attach(
-        &self,
-        kernel: &mut Kernel,
-        prepared: Vec<Prepared>,
-        placed: &mut Placed,
-        plan: &mut Plan,
-        links: &mut Vec<Link>,
-    ) {
-        let path = descriptor_path(self.file);
-        let mut place = |functions: &[Prepared]| {
-            let wanted: Vec<Wanted> = functions
-                .iter()
-                .filter_map(|prepared| prepared.function.as_ref())
-                .flat_map(PlacedFunction::wanted)
-                .collect();
-            match &path {
-                Some(path) => kernel.attach(path, self.pid, &wanted),
-                None => Err("its file cannot be opened any more".to_owned()),
-            }
-        };
-        let at_once = place(&prepared);
-        let together = at_once.is_ok();
-        links.extend(at_once.into_iter().flatten());
-        for mut one in prepared {
-            if one.function.is_some() && !together {
-                match place(std::slice::from_ref(&one)) {
-                    Ok(own) => links.extend(own),
-                    Err(error) => {
-                        one.report.reason = format!("the kernel refused the probe: {error}");
-                        one.function = None;
-                    }
-                }
-            }
-            if let Some(function) = one.function {
-                one.report.placed = true;
-                plan.rows.push(function.planned.clone());
-                placed.functions.push(function);
-            }
-            plan.probes.push(one.report);
-        }
     }
 
     fn descriptor(&self, function: &PlannedFunction, placement: &Placement, result: ResultProbe) -> Option<Descriptor> {
@@ -441,6 +429,50 @@ impl Site<'_> {
     }
 }
 
+/// Places what was prepared, in one go; where the kernel refuses that, one function after the other.
+fn attach(
+    kernel: &mut Kernel,
+    pid: u32,
+    file: &ModuleFile,
+    prepared: Vec<Prepared>,
+    placed: &mut Placed,
+    plan: &mut Plan,
+    links: &mut Vec<Link>,
+) {
+    let path = descriptor_path(file);
+    let mut place = |functions: &[Prepared]| {
+        let wanted: Vec<Wanted> = functions
+            .iter()
+            .filter_map(|prepared| prepared.function.as_ref())
+            .flat_map(PlacedFunction::wanted)
+            .collect();
+        match &path {
+            Some(path) => kernel.attach(path, pid, &wanted),
+            None => Err("its file cannot be opened any more".to_owned()),
+        }
+    };
+    let at_once = place(&prepared);
+    let together = at_once.is_ok();
+    links.extend(at_once.into_iter().flatten());
+    for mut one in prepared {
+        if one.function.is_some() && !together {
+            match place(std::slice::from_ref(&one)) {
+                Ok(own) => links.extend(own),
+                Err(error) => {
+                    one.report.reason = format!("the kernel refused the probe: {error}");
+                    one.function = None;
+                }
+            }
+        }
+        if let Some(function) = one.function {
+            one.report.placed = true;
+            plan.rows.push(function.planned.clone());
+            placed.functions.push(function);
+        }
+        plan.probes.push(one.report);
+    }
+}
+
 fn kind(semantics: &Semantics) -> EntryKind {
     match semantics.operation {
         Operation::Alloc => EntryKind::Alloc,
@@ -451,7 +483,7 @@ fn kind(semantics: &Semantics) -> EntryKind {
 }
 
 /// The ABI's code of a place, if it has one.
-fn location(at: ArgLocation) -> Option<ArgumentAt> {
+pub(crate) fn location(at: ArgLocation) -> Option<ArgumentAt> {
     match at {
         ArgLocation::Register(register) => Some(match register {
             ArgRegister::Rdi => 1,

@@ -36,6 +36,7 @@ use crate::{
     intake::{Finished, Intake, Progress},
     kernel::{Kernel, Ring, Tuning},
     machine,
+    markers::MarkerProfile,
     notice::Notice,
     placer::Placer,
     tracer::{self, Before, Following, Outcome, Signals, Subject, Tracer},
@@ -63,6 +64,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Store addresses of known blocks.
     pub addresses: bool,
+    /// Markers to place: in each process those of the first profile that is for it.
+    pub markers: Vec<MarkerProfile>,
     /// What wrote the trace, for its header.
     pub recorder: String,
     /// An unwinder that checks stacks (`Tuning::check_every`), and the file it writes to.
@@ -140,6 +143,7 @@ pub fn check() -> Result<(), CollectError> {
 
 fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
     let began = Instant::now();
+    let placer = Placer::new(&options.markers)?;
     let (kernel, ring) = Kernel::load(options.tuning)?;
     let (output, sink) = Output::create(&options.output, options.tuning.floor)?;
     let guardian = Guardian::start(&kernel)
@@ -155,7 +159,7 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     let gauge = ring.gauge();
     let low_bytes = options.tuning.ring_bytes / 8;
     let following = options.following.clone();
-    let tracer = Tracer::new(kernel, Placer::new(), gauge, notices, Arc::clone(&signals), following, low_bytes)?;
+    let tracer = Tracer::new(kernel, placer, gauge, notices, Arc::clone(&signals), following, low_bytes)?;
     let tracer = match &options.checker {
         Some((program, output)) => tracer.with_checker(program, output)?,
         None => tracer,

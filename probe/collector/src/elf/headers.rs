@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::fields::{string_at, u16_at, u32_at, u64_at};
+use super::static_probes::ProbeNotes;
 use super::symbols::SymbolTable;
 use super::{ElfError, Linkage, Reader, Segment, gabi};
 
@@ -38,6 +39,7 @@ pub(super) struct Headers {
     pub(super) symbol_tables: Vec<SymbolTable>,
     pub(super) relocation_sections: Vec<RelocationSection>,
     pub(super) unwind_index: Option<Segment>,
+    pub(super) probe_notes: Option<ProbeNotes>,
 }
 
 struct ProgramHeader {
@@ -104,6 +106,7 @@ impl Headers {
             dynamic: dynamic_header
                 .map(|header| header.segment.vaddr..header.segment.vaddr.saturating_add(header.segment.memory_bytes)),
             plt: plt_ranges(&sections, &section_names),
+            probe_notes: probe_notes(&sections, &section_names),
             relocation_sections: relocation_sections(&sections),
             unwind_index: program_headers
                 .iter()
@@ -235,6 +238,14 @@ fn plt_ranges(sections: &[Section], names: &[u8]) -> Vec<Range<u64>> {
         .filter(is_plt)
         .map(|section| section.vaddr..section.vaddr.saturating_add(section.size_bytes))
         .collect()
+}
+
+/// The notes of static probes.
+fn probe_notes(sections: &[Section], names: &[u8]) -> Option<ProbeNotes> {
+    let named = |name: &[u8]| sections.iter().find(|section| string_at(names, section.name) == Some(name));
+    let notes = named(b".note.stapsdt")?;
+    let base_vaddr = named(b".stapsdt.base").map(|base| base.vaddr);
+    Some(ProbeNotes { file_offset: notes.file_offset, size_bytes: notes.size_bytes, base_vaddr })
 }
 
 fn read_interpreter(reader: &Reader<'_>, headers: &[ProgramHeader]) -> Result<Option<PathBuf>, ElfError> {

@@ -14,6 +14,7 @@ mod functions;
 mod gabi;
 mod headers;
 mod relocations;
+mod static_probes;
 mod symbols;
 mod unwind_index;
 
@@ -26,6 +27,7 @@ pub use code::ElfCode;
 pub use error::ElfError;
 pub use functions::{AllocatorFunction, FunctionName};
 pub use relocations::Slot;
+pub use static_probes::StaticProbe;
 pub use symbols::{FunctionSymbol, SymbolAddress};
 
 use headers::Headers;
@@ -100,6 +102,7 @@ pub struct ElfImage {
     tables: Vec<SymbolTable>,
     relocation_sections: Vec<headers::RelocationSection>,
     unwind_index: Option<Segment>,
+    probe_notes: Option<static_probes::ProbeNotes>,
 }
 
 /// A file and its size, from which ranges are read with bounds checked.
@@ -189,6 +192,7 @@ impl ElfImage {
             tables: headers.symbol_tables,
             relocation_sections: headers.relocation_sections,
             unwind_index: headers.unwind_index,
+            probe_notes: headers.probe_notes,
         })
     }
 

@@ -68,6 +68,8 @@ pub struct FunctionSymbol<'a> {
     pub size_bytes: u64,
     /// Whether other modules can bind to it.
     pub exported: bool,
+    /// Whether it is not the function, but chooses it at run time.
+    pub is_ifunc: bool,
 }
 
 /// Calls `visit` for every defined symbol that is a function or an object.
@@ -122,8 +124,9 @@ impl ElfImage {
         for table in &self.tables {
             scan(&reader, table, |symbol| {
                 if symbol.is_function || symbol.is_ifunc {
-                    let Symbol { vaddr, size_bytes, .. } = symbol;
-                    visit(FunctionSymbol { name: symbol.name(), vaddr, size_bytes, exported: table.exported });
+                    let Symbol { vaddr, size_bytes, is_ifunc, .. } = symbol;
+                    let exported = table.exported;
+                    visit(FunctionSymbol { name: symbol.name(), vaddr, size_bytes, exported, is_ifunc });
                 }
             })?;
         }

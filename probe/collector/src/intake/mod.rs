@@ -3,6 +3,8 @@
 //! deciding what is probed.
 
 mod heap;
+mod layout;
+mod markers;
 mod names;
 mod stacks;
 
@@ -16,16 +18,17 @@ use probe_abi::{Frame, LossRecord, Record, RecordKind, ThreadState, unwind::Walk
 use trace_format::{
     DomainId, EntryId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
     event::{self, EndReason, Op, Walk},
-    table::{CaptureStats, Nesting, Origin, Process, Thread},
+    table::{CaptureStats, MarkerValue, Nesting, Origin, Process, Thread},
 };
 
 use self::{
     heap::{Heap, Released},
+    markers::{MarkerRow, Texts},
     names::Names,
     stacks::{Nodes, ThreadStack},
 };
 use crate::{
-    notice::{CodeRange, ModuleFile, Plan, What},
+    notice::{CodeRange, Meaning, ModuleFile, Plan, What},
     tracer::Signals,
 };
 
@@ -125,7 +128,14 @@ impl Nodes for Naming<'_> {
 
 /// What a descriptor row stands for.
 #[derive(Clone)]
-struct Row {
+enum Row {
+    Entry(EntryRow),
+    Marker(MarkerRow),
+}
+
+/// An allocator function.
+#[derive(Clone)]
+struct EntryRow {
     entry: EntryId,
     domain: DomainId,
     cousins: Arc<[DomainId]>,
@@ -148,6 +158,7 @@ pub(crate) struct Intake {
     targets: FastMap<u32, Target>,
     callers: FastMap<u32, Caller>,
     rows: Vec<Option<Row>>,
+    texts: Texts,
     heaps: Vec<Heap>,
     allocated: FastMap<DomainId, Tally>,
     nested: FastMap<(DomainId, DomainId), Tally>,
@@ -168,6 +179,7 @@ impl Intake {
             targets: FastMap::default(),
             callers: FastMap::default(),
             rows: Vec::new(),
+            texts: Texts::default(),
             heaps: Vec::new(),
             allocated: FastMap::default(),
             nested: FastMap::default(),
@@ -186,6 +198,12 @@ impl Intake {
                 Some(loss) => self.loss(&loss),
                 None => Ok(()),
             };
+        }
+        if bytes.first() == Some(&(RecordKind::MarkerText as u8)) {
+            if let Some(text) = layout::text(bytes) {
+                self.texts.put(&text);
+            }
+            return Ok(());
         }
         let Some(record) = layout::record(bytes) else {
             self.orphan_count += 1;
@@ -229,6 +247,18 @@ impl Intake {
         self.last_thread = thread;
         let time_ns = record.time_ns.saturating_sub(self.start_ns).max(self.last_ns);
         self.last_ns = time_ns;
+        let row = match row {
+            Row::Entry(row) if record.kind != RecordKind::Marker as u8 => row,
+            Row::Marker(row) if record.kind == RecordKind::Marker as u8 => {
+                let value = self.texts.value(&mut self.writer, record, row);
+                let op = Op::Marker { id: row.id, kind: row.kind, value };
+                return self.writer.push(time_ns, thread, stack, walk, &op).map(drop);
+            }
+            _ => {
+                self.orphan_count += 1;
+                return Ok(());
+            }
+        };
         let entry = row.entry;
         let heap = &mut self.heaps[target.heap];
         let live_before = heap.live_bytes();
@@ -458,9 +488,18 @@ impl Intake {
         }
         let mut fresh = Vec::new();
         for row in &plan.rows {
-            let (domain, entry) = self.names.entry(&mut self.writer, row);
-            target.domains.insert(row.local_domain, domain);
-            fresh.push((row, domain, entry, self.names.module(&mut self.writer, &row.module)));
+            match &row.meaning {
+                Meaning::Entry { local_domain, domain, kind } => {
+                    let (domain, entry) = self.names.entry(&mut self.writer, row, domain, *kind);
+                    target.domains.insert(*local_domain, domain);
+                    fresh.push((row, domain, entry, self.names.module(&mut self.writer, &row.module)));
+                }
+                Meaning::Marker { marker, kind } => {
+                    let id = self.names.marker(&mut self.writer, marker);
+                    let is_text = marker.value == MarkerValue::Text;
+                    put(&mut self.rows, row.row, Row::Marker(MarkerRow { id, kind: *kind, is_text }));
+                }
+            }
         }
         for (row, domain, entry, module) in fresh {
             let cousins: Arc<[DomainId]> = target
@@ -469,11 +508,8 @@ impl Intake {
                 .copied()
                 .filter(|other| *other != domain && self.writer.tables().domains[other.index()].module == module)
                 .collect();
-            let index = row.row as usize;
-            if self.rows.len() <= index {
-                self.rows.resize(index + 1, None);
-            }
-            self.rows[index] = Some(Row { entry, domain, cousins, module: Arc::clone(&row.module) });
+            let module = Arc::clone(&row.module);
+            put(&mut self.rows, row.row, Row::Entry(EntryRow { entry, domain, cousins, module }));
         }
         let process = target.id;
         for probe in plan.probes {
@@ -531,6 +567,15 @@ impl Intake {
     }
 }
 
+/// Gives a row of the descriptor table its meaning.
+fn put(rows: &mut Vec<Option<Row>>, row: u32, meaning: Row) {
+    let index = row as usize;
+    if rows.len() <= index {
+        rows.resize(index + 1, None);
+    }
+    rows[index] = Some(meaning);
+}
+
 /// What remains of an intake.
 pub(crate) struct Finished {
     pub(crate) writer: TraceWriter,
@@ -538,29 +583,4 @@ pub(crate) struct Finished {
     pub(crate) files: Vec<(trace_format::ModuleId, std::fs::File)>,
     /// By frame, where its function begins.
     pub(crate) starts: Vec<Option<u64>>,
-}
-
-/// Bytes of the ring as what they are.
-mod layout {
-    #![expect(unsafe_code, reason = "records are plain bytes written by our programs in the layout of the ABI")]
-
-    use probe_abi::{Frame, LossRecord, Record};
-
-    fn read<T>(bytes: &[u8]) -> Option<T> {
-        // SAFETY: only called for ABI types, for which every bit pattern is a value, and only within the bytes.
-        (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-    }
-
-    pub(super) fn record(bytes: &[u8]) -> Option<Record> {
-        read(bytes)
-    }
-
-    pub(super) fn loss(bytes: &[u8]) -> Option<LossRecord> {
-        read(bytes)
-    }
-
-    pub(super) fn frames(bytes: &[u8], count: u16) -> impl DoubleEndedIterator<Item = Frame> {
-        let frames = bytes.get(size_of::<Record>()..).unwrap_or_default();
-        frames.chunks_exact(size_of::<Frame>()).take(usize::from(count)).filter_map(read::<Frame>)
-    }
 }

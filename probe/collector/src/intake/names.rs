@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, fs::File, sync::Arc};
 
 use trace_format::{
     DomainId, EntryId, FrameId, ModuleId, ProcessId, TraceWriter,
-    table::{Domain, Entry, Frame, Module, Probe},
+    table::{Domain, Entry, EntryKind, Frame, Marker, Module, Probe},
 };
 
 use super::FastMap;
@@ -21,6 +21,7 @@ pub(super) struct Names {
     functions: Vec<Option<(ModuleId, u64)>>,
     domains: HashMap<(ModuleId, String), DomainId>,
     entries: HashMap<(DomainId, String), EntryId>,
+    markers: HashMap<Marker, u32>,
     images: HashMap<u32, ProcessId>,
     unknown: Option<ModuleId>,
 }
@@ -72,17 +73,27 @@ impl Names {
         })
     }
 
-    pub(super) fn entry(&mut self, writer: &mut TraceWriter, row: &PlannedRow) -> (DomainId, EntryId) {
+    pub(super) fn entry(
+        &mut self,
+        writer: &mut TraceWriter,
+        row: &PlannedRow,
+        name: &str,
+        kind: EntryKind,
+    ) -> (DomainId, EntryId) {
         let module = self.module(writer, &row.module);
         let domain = *self
             .domains
-            .entry((module, row.domain.clone()))
-            .or_insert_with(|| writer.domain(Domain { name: row.domain.clone(), module, layer: 0 }));
+            .entry((module, name.to_owned()))
+            .or_insert_with(|| writer.domain(Domain { name: name.to_owned(), module, layer: 0 }));
         let entry = *self
             .entries
             .entry((domain, row.symbol.clone()))
-            .or_insert_with(|| writer.entry(Entry { domain, symbol: row.symbol.clone(), kind: row.kind }));
+            .or_insert_with(|| writer.entry(Entry { domain, symbol: row.symbol.clone(), kind }));
         (domain, entry)
+    }
+
+    pub(super) fn marker(&mut self, writer: &mut TraceWriter, marker: &Marker) -> u32 {
+        *self.markers.entry(marker.clone()).or_insert_with(|| writer.marker(marker.clone()))
     }
 
     pub(super) fn probe(&mut self, writer: &mut TraceWriter, process: ProcessId, report: ProbeReport) {

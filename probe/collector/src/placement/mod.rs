@@ -49,7 +49,7 @@ pub use arguments::{ArgLocation, ArgRegister};
 pub(crate) use branches::mentioned_addresses;
 pub use exits::{ExitError, Reach, reach, ret_exits, thunk_target};
 pub use kernel::{KernelRules, Treatment};
-pub use walk::place;
+pub use walk::{place, place_at};
 
 /// Longest stretch of one function that is looked at.
 pub(crate) const MAX_FUNCTION_BYTES: usize = 64 << 10;

@@ -38,6 +38,36 @@ pub fn place(
     walk.run(&bytes)
 }
 
+/// The probe on the very instruction at `vaddr`, whatever stands there.
+///
+/// # Errors
+/// If there is no code, or the kernel refuses it.
+pub fn place_at(code: &dyn CodeSource, vaddr: u64, rules: KernelRules) -> Result<Placement, PlacementError> {
+    let bytes = code.code_at(vaddr, 16);
+    if bytes.is_empty() {
+        return Err(PlacementError::NoCode { vaddr });
+    }
+    let instruction = Decoder::with_ip(64, &bytes, vaddr, DecoderOptions::NONE).decode();
+    if instruction.is_invalid() {
+        return Err(PlacementError::NotAnInstruction { vaddr });
+    }
+    let treatment = rules.treatment(&instruction, &bytes[..instruction.len()]);
+    if let Treatment::Refused(refusal) = treatment {
+        return Err(PlacementError::Refused { count: 1, refusal, end: LineEnd::ControlFlow });
+    }
+    Ok(Placement {
+        offset: 0,
+        instruction: text(&instruction),
+        emulated: treatment == Treatment::Emulated,
+        arguments: Vec::new(),
+        caller_rbp: None,
+        stack_adjust_bytes: 0,
+        sees_null: true,
+        re_entered: false,
+        reason: "the instruction that the program names".to_owned(),
+    })
+}
+
 struct Walk<'a> {
     function: Function,
     need: &'a Need,
