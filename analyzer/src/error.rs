@@ -46,4 +46,14 @@ pub enum AnalysisError {
         /// What is wrong with it, and where.
         what: String,
     },
+    /// A line of a list of suppressions is none.
+    #[error("{path}, line {line}: a suppression is `leak:PATTERN`, this is `{found}`")]
+    Suppressions {
+        /// The file.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// What stands there.
+        found: String,
+    },
 }

@@ -32,6 +32,7 @@ pub mod info;
 pub mod leaks;
 pub mod sites;
 pub mod stacks;
+pub mod survivors;
 
 pub mod report;
 pub mod units;

@@ -7,6 +7,7 @@ mod lifetimes;
 mod phases;
 mod screen;
 mod sites;
+mod survivors;
 mod table;
 mod width;
 
@@ -16,4 +17,5 @@ pub use lifetimes::lifetimes;
 pub use phases::phases;
 pub use screen::{Screen, Style};
 pub use sites::sites;
+pub use survivors::survivors;
 pub use width::{clean, shorten};

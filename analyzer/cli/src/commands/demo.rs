@@ -42,9 +42,10 @@ impl Args {
         let sites = analyzer::sites::sites(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, &options)?;
         writeln!(out)?;
         analyzer::report::sites(out, &screen, &sites, 1)?;
-        let leaks = analyzer::leaks::leaks(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, &wrappers, 5)?;
+        let survivors =
+            analyzer::survivors::survivors(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, &wrappers, 5)?;
         writeln!(out)?;
-        analyzer::report::leaks(out, &screen, &leaks, 1)?;
+        analyzer::report::survivors(out, &screen, &survivors, 1)?;
 
         let picture = self.out.join("flamegraph.svg");
         let folded =
