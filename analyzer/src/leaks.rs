@@ -161,24 +161,11 @@ pub fn leak_study(
     let (outcome, survey) = replay_with(trace, survey::Survey::new(tables), options.decoders, &mut progress)?;
     let (origins, survivors) = survey.finish();
     let groups = groups::groups(&origins, &tree, &functions);
-    // Which group an origin is of: the one whose functions its stack begins with.
-    let mut by_first: HashMap<(ProcessId, u32), Vec<usize>> = HashMap::new();
-    for (at, group) in groups.iter().enumerate() {
-        by_first.entry((group.process, group.functions.first().copied().unwrap_or(u32::MAX))).or_default().push(at);
-    }
     let mut group_of: HashMap<(ProcessId, StackId), u32> = HashMap::new();
-    for (process, stack) in origins.keys() {
-        let path: Vec<u32> = functions.path(&tree, *stack).take(8).collect();
-        let Some(near) = by_first.get(&(*process, path.first().copied().unwrap_or(u32::MAX))) else { continue };
-        let longest = near
-            .iter()
-            .filter(|at| path.starts_with(&groups[**at].functions))
-            .max_by_key(|at| groups[**at].functions.len());
-        if let Some(at) = longest {
-            group_of.insert((*process, *stack), *at as u32);
-        }
+    for (at, group) in groups.iter().enumerate() {
+        group_of.extend(group.origins.iter().map(|stack| ((group.process, *stack), at as u32)));
     }
-    let watch = evidence::Watch::new(tables, &tree, &functions, names.functions(), &groups, group_of, survivors);
+    let watch = evidence::Watch::new(tables, &tree, &functions, &groups, group_of, survivors);
     let (_, watch) = replay_with(trace, watch, options.decoders, |events| progress(trace.event_count + events))?;
     let evidence = watch.finish();
     Ok(LeakStudy { outcome, groups, evidence })
@@ -199,8 +186,6 @@ pub fn leaks(
     let selection = Selection::of(wanted, tables, &study.outcome)?;
     let tree = SiteTree::of(tables, names, &options.wrappers);
     let functions = Functions::of(names);
-    let frame_functions = names.functions();
-    let _ = &frame_functions;
     let profile_of: Vec<Option<&Profile>> =
         tables.processes.iter().map(|process| choose(&options.profiles, process)).collect();
     let (mut total, mut leaked) = (Amount::default(), Amount::default());
@@ -226,7 +211,7 @@ pub fn leaks(
                     .any(|pattern| glob(pattern, &frame.function))
             }),
         };
-        let verdict = classify(group, evidence, circumstances);
+        let verdict = classify(group, evidence, circumstances, |function| functions.is_library(function));
         let mut finding = finding(trace, &tree, names, &functions, group, evidence, &verdict);
         finding.suppressed_by = options.suppressions.covers(&frames);
         if let Some(keeps) = profile.and_then(|profile| profile.keeps.as_ref())

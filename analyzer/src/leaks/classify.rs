@@ -11,8 +11,8 @@
 //! | bounded cache | some were freed, and the survivors are the latest |
 //! | leaked on success | at least 8 chains, fewer than half freed |
 //! | leaked on error | at least 8 chains, at least half freed |
-//! | forgotten by teardown | none was freed, and most teardowns of one function found new ones of at least two |
 //! | growth | none was freed, and each of at least 5 activations of a function that otherwise cleans up left the same |
+//! | forgotten by teardown | none was freed, and most teardowns of one function found new ones of at least two |
 //! | process constant | one alone, never freed |
 //! | retained whole | several, none was freed |
 //! | unclear | too few to say |
@@ -124,8 +124,13 @@ pub struct Circumstances {
     pub on_purpose: bool,
 }
 
-/// Decides.
-pub fn classify(group: &Group, evidence: &Evidence, circumstances: Circumstances) -> Verdict {
+/// Decides. `is_library` says of a function that it belongs to a language's library.
+pub fn classify(
+    group: &Group,
+    evidence: &Evidence,
+    circumstances: Circumstances,
+    is_library: impl Fn(u32) -> bool,
+) -> Verdict {
     let verdict = |class, confidence| Verdict { class, confidence, about: None, times: 0, per_iteration: None };
     if circumstances.went_on {
         return verdict(LeakClass::LiveAtDetach, Confidence::High);
@@ -151,8 +156,18 @@ pub fn classify(group: &Group, evidence: &Evidence, circumstances: Circumstances
         let class = if freed < survivors { LeakClass::LeakedOnSuccess } else { LeakClass::LeakedOnError };
         return verdict(class, confidence);
     }
+    if let Some((function, times, amount)) = repetition(evidence, &is_library) {
+        let confidence = if times >= 2 * ITERATIONS { Confidence::High } else { Confidence::Medium };
+        return Verdict {
+            class: LeakClass::Growth,
+            confidence,
+            about: Some(function),
+            times,
+            per_iteration: Some(amount),
+        };
+    }
     if survivors > 1
-        && let Some((function, times)) = forgetful_teardown(evidence)
+        && let Some((function, times)) = forgetful_teardown(evidence, survivors)
     {
         let confidence = if times > 1 { Confidence::High } else { Confidence::Medium };
         return Verdict {
@@ -163,35 +178,28 @@ pub fn classify(group: &Group, evidence: &Evidence, circumstances: Circumstances
             per_iteration: None,
         };
     }
-    if let Some((function, times, amount)) = repetition(evidence) {
-        let confidence = if times >= 2 * ITERATIONS { Confidence::High } else { Confidence::Medium };
-        return Verdict {
-            class: LeakClass::Growth,
-            confidence,
-            about: Some(function),
-            times,
-            per_iteration: Some(amount),
-        };
-    }
     let class = if survivors == 1 { LeakClass::ProcessConstant } else { LeakClass::RetainedWhole };
     verdict(class, Confidence::Medium)
 }
 
 /// The function most of whose teardowns found new survivors; the one with the most teardowns, then with the most frees.
-fn forgetful_teardown(evidence: &Evidence) -> Option<(u32, u64)> {
+fn forgetful_teardown(evidence: &Evidence, survivors: u64) -> Option<(u32, u64)> {
     evidence
         .teardowns
         .iter()
         .filter(|(_, teardown)| teardown.with_survivors as f64 >= MOST.min(0.5) * teardown.count as f64)
         .filter(|(_, teardown)| teardown.with_survivors > 0)
+        // One that takes apart far less than what is left may be of something else.
+        .filter(|(_, teardown)| teardown.with_survivors > 1 || teardown.freed_count * 2 >= survivors)
         .max_by_key(|(function, teardown)| {
             (teardown.with_survivors, teardown.freed_count, std::cmp::Reverse(**function))
         })
         .map(|(function, teardown)| (*function, teardown.with_survivors))
 }
 
-/// The function that leaves the same again and again, and otherwise cleans up: the one with the most iterations.
-fn repetition(evidence: &Evidence) -> Option<(u32, u64, (u64, u64))> {
+/// The function that leaves the same again and again, and otherwise cleans up: the one with the most
+/// iterations, then the innermost one of the program's own.
+fn repetition(evidence: &Evidence, is_library: impl Fn(u32) -> bool) -> Option<(u32, u64, (u64, u64))> {
     evidence
         .repetitions
         .iter()
@@ -200,7 +208,9 @@ fn repetition(evidence: &Evidence) -> Option<(u32, u64, (u64, u64))> {
         .filter(|(_, repetition)| repetition.count as f64 >= MOST * repetition.activation_count as f64)
         .filter_map(|(function, repetition)| {
             let (amount, times) = repetition.amounts.iter().max_by_key(|(amount, times)| (*times, *amount))?;
-            (*times as f64 >= MOST * repetition.count as f64).then_some((*function, *times, *amount))
+            let rank = (*times, !is_library(*function), repetition.depth, std::cmp::Reverse(*function));
+            (*times as f64 >= MOST * repetition.count as f64).then_some((rank, *function, *times, *amount))
         })
-        .max_by_key(|(function, times, _)| (*times, std::cmp::Reverse(*function)))
+        .max_by_key(|(rank, ..)| *rank)
+        .map(|(_, function, times, amount)| (function, times, amount))
 }

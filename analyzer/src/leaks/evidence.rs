@@ -35,9 +35,9 @@ use crate::replay::{Block, Observer};
 use crate::site_tree::SiteTree;
 
 /// Survivors of a group that are watched.
-pub const WATCHED: u64 = 20_000;
+pub(super) const WATCHED: u64 = 20_000;
 /// Most groups that teardowns are watched for, the heaviest ones.
-pub const WATCHED_GROUPS: usize = 4_000;
+pub(super) const WATCHED_GROUPS: usize = 4_000;
 
 /// What was seen of a group.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +74,8 @@ pub struct Repetition {
     pub count: u64,
     /// Of them, those in which other blocks were born and freed.
     pub balanced_count: u64,
+    /// How deep on the stack the deepest was.
+    pub depth: u64,
     /// Activations of the function on any stack, with or without survivors.
     pub activation_count: u64,
     /// Survivors and their bytes left by one, with how many of them did just that; few.
@@ -106,7 +108,7 @@ struct ThreadState {
 
 /// The observer.
 #[derive(Debug)]
-pub struct Watch<'t> {
+pub(super) struct Watch<'t> {
     tables: &'t Tables,
     tree: &'t SiteTree,
     functions: &'t Functions<'t>,
@@ -132,15 +134,15 @@ pub struct Watch<'t> {
 impl<'t> Watch<'t> {
     /// Watches these groups. `survivors` are the begins of surviving chains, in order; `group_of` says for each origin which
     /// group it is of.
-    pub fn new(
+    pub(super) fn new(
         tables: &'t Tables,
         tree: &'t SiteTree,
         functions: &'t Functions<'t>,
-        of_frame: Vec<u32>,
         groups: &[Group],
         group_of: HashMap<(ProcessId, StackId), u32>,
         survivors: Vec<Sequence>,
     ) -> Self {
+        let of_frame = functions.of_frames(tables.frames.len());
         let mut by_caller: HashMap<(ProcessId, u32), Vec<u32>> = HashMap::new();
         for (at, group) in groups.iter().enumerate().take(WATCHED_GROUPS) {
             for (stack, _) in &group.stacks {
@@ -172,7 +174,7 @@ impl<'t> Watch<'t> {
     }
 
     /// What was seen, by group.
-    pub fn finish(mut self) -> Vec<Evidence> {
+    pub(super) fn finish(mut self) -> Vec<Evidence> {
         for thread in 0..self.threads.len() {
             self.close(thread, 0);
         }
@@ -192,12 +194,14 @@ impl<'t> Watch<'t> {
     fn close(&mut self, thread: usize, from: usize) {
         while self.threads[thread].frames.len() > from {
             let Some(frame) = self.threads[thread].frames.pop() else { return };
+            let depth = self.threads[thread].frames.len() as u64;
             if frame.survivors.is_empty() {
                 continue;
             }
             for (group, amount) in frame.survivors {
                 let repetition = self.found[group as usize].repetitions.entry(frame.function).or_default();
                 repetition.count += 1;
+                repetition.depth = repetition.depth.max(depth);
                 repetition.balanced_count += u64::from(frame.balanced);
                 // Many different amounts: not the same each time, whatever they are.
                 if repetition.amounts.len() >= 64 {

@@ -12,18 +12,18 @@
 //! Going on to the callers ends when all stay, when few do, when the callers do not differ, or after [`DEEPEST`] functions.
 
 use foldhash::{HashMap, HashMapExt};
-use trace_format::{ProcessId, Sequence, StackId};
+use trace_format::{FrameId, ProcessId, Sequence, StackId};
 
 use super::survey::Origin;
-use crate::names::{Names, PlaceId};
+use crate::names::{Names, Place, PlaceId, base_name};
 use crate::site_tree::SiteTree;
 
 /// Callers that a group is told apart by.
 const DEEPEST: usize = 6;
 /// A smaller part of survivors is a minority.
-pub const MINORITY: f64 = 0.05;
+pub(super) const MINORITY: f64 = 0.05;
 /// Fewer chains are too few to speak of a minority.
-pub const MANY: u64 = 30;
+pub(super) const MANY: u64 = 30;
 
 /// Survivors of equal fate, and their siblings.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,8 @@ pub struct Group {
     pub first_survivor_birth: Option<Sequence>,
     /// Stacks that survivors began at, the most frequent first, with how many.
     pub stacks: Vec<(StackId, u64)>,
+    /// All stacks that chains began at.
+    pub origins: Vec<StackId>,
     /// Stacks of the last steps of survivors, the most frequent first.
     pub last_steps: Vec<(StackId, u64)>,
 }
@@ -84,25 +86,110 @@ impl<'n> Functions<'n> {
         &self.names.place(self.places[function as usize]).function
     }
 
-    /// The functions of a stack without the wrappers at its leaf, innermost first.
+    /// The function that owns a frame's code.
+    pub fn of_frames(&self, frame_count: usize) -> Vec<u32> {
+        let owner =
+            |frame| self.names.places(FrameId::from(frame)).last().map_or(u32::MAX, |place| self.number(*place));
+        (0..frame_count).map(owner).collect()
+    }
+
+    /// Whether it belongs to a language's library.
+    pub fn is_library(&self, function: u32) -> bool {
+        self.places.get(function as usize).is_some_and(|place| is_library(self.names.place(*place)))
+    }
+
+    /// The library code that a stack allocates through, innermost first; what `path` leaves out.
+    pub fn library<'s>(&'s self, tree: &'s SiteTree, stack: StackId) -> Vec<u32> {
+        let places = tree.path(tree.site(stack));
+        places.take_while(|place| is_library(self.names.place(*place))).map(|place| self.number(place)).collect()
+    }
+
+    /// The functions of a stack, innermost first, without wrappers and library code at its leaf: whose doing it is. If there is
+    /// nothing else, they stay.
     pub fn path<'s>(&'s self, tree: &'s SiteTree, stack: StackId) -> impl Iterator<Item = u32> + 's {
-        tree.path(tree.site(stack)).map(|place| self.number(place))
+        let site = tree.site(stack);
+        let theirs = tree.path(site).take_while(|place| is_library(self.names.place(*place))).count();
+        let all = tree.path(site).count();
+        tree.path(site).skip(if theirs == all { 0 } else { theirs }).map(|place| self.number(place))
     }
 }
 
+/// Crates and namespaces of the languages' libraries.
+const LIBRARIES: [&str; 9] =
+    ["std::", "alloc::", "core::", "hashbrown::", "__gnu_cxx::", "__cxxabiv1::", "std[", "__rustc::", "indexmap::"];
+/// Shared objects of the C and C++ runtimes.
+const RUNTIMES: [&str; 6] = ["libc.so", "libstdc++.so", "libc++.so", "libgcc_s.so", "ld-linux", "libpthread"];
+
+/// Beginnings of raw C++ names in `std`, which the demangler gave up on.
+const RAW_STD: [&str; 3] = ["_ZSt", "_ZNSt", "_ZNKSt"];
+
+/// Whether a function belongs to a language's library: what it allocates and frees is its caller's doing.
+fn is_library(place: &Place) -> bool {
+    let name = place.function.as_str();
+    RAW_STD.iter().any(|raw| name.starts_with(raw))
+        || is_library_path(name)
+        || RUNTIMES.iter().any(|runtime| base_name(&place.module).starts_with(runtime))
+}
+
+fn is_library_path(name: &str) -> bool {
+    let mut path = name;
+    while let Some(inner) =
+        ["<", "&", "*", "[", "(", "mut ", "const ", "dyn "].iter().find_map(|prefix| path.strip_prefix(prefix))
+    {
+        path = inner;
+    }
+    if LIBRARIES.iter().any(|library| path.starts_with(library)) {
+        return true;
+    }
+    // A method of a type parameter or of a type of the language: `<T as alloc::…>::f`, `<str>::repeat`.
+    let word = path.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(path.len());
+    let of_the_language = matches!(
+        &path[..word],
+        "str"
+            | "char"
+            | "bool"
+            | "u8"
+            | "u16"
+            | "u32"
+            | "u64"
+            | "u128"
+            | "usize"
+            | "i8"
+            | "i16"
+            | "i32"
+            | "i64"
+            | "i128"
+            | "isize"
+            | "f32"
+            | "f64"
+    ) || word == 1 && path.starts_with(|letter: char| letter.is_ascii_uppercase());
+    if !name.starts_with('<') || !of_the_language || path[word..].starts_with("::") {
+        return false;
+    }
+    match path[word..].split_once(" as ") {
+        Some((_, of_trait)) => is_library_path(of_trait),
+        None => true,
+    }
+}
+
+/// Stacks that chains began at.
+type Members<'o> = Vec<(StackId, &'o Origin)>;
+
 /// The groups of all survivors.
-pub fn groups(
+pub(super) fn groups(
     origins: &HashMap<(ProcessId, StackId), Origin>,
     tree: &SiteTree,
     functions: &Functions<'_>,
 ) -> Vec<Group> {
-    let mut by_function: HashMap<(ProcessId, u32), Vec<(StackId, &Origin)>> = HashMap::new();
+    // One function may allocate in several ways through a library: those are different things.
+    let mut by_function: HashMap<(ProcessId, u32, Vec<u32>), Members<'_>> = HashMap::new();
     for ((process, stack), origin) in origins {
         let function = functions.path(tree, *stack).next().unwrap_or(u32::MAX);
-        by_function.entry((*process, function)).or_default().push((*stack, origin));
+        let key = (*process, function, functions.library(tree, *stack));
+        by_function.entry(key).or_default().push((*stack, origin));
     }
     let mut found = Vec::new();
-    for ((process, function), members) in by_function {
+    for ((process, function, _), members) in by_function {
         if members.iter().any(|(_, origin)| origin.survivor_count > 0) {
             let functions_so_far = if function == u32::MAX { Vec::new() } else { vec![function] };
             cut(process, functions_so_far, members, tree, functions, &mut found);
@@ -190,6 +277,7 @@ fn gather(process: ProcessId, functions: Vec<u32>, members: &[(StackId, &Origin)
     let mut group = Group { process, functions, ..Group::default() };
     for (stack, origin) in members {
         group.count += origin.count;
+        group.origins.push(*stack);
         group.survivor_count += origin.survivor_count;
         group.survivor_bytes += origin.survivor_bytes;
         group.last_freed_birth = group.last_freed_birth.max(origin.last_freed_birth);
@@ -206,4 +294,37 @@ fn gather(process: ProcessId, functions: Vec<u32>, members: &[(StackId, &Origin)
         list.sort_unstable_by_key(|(stack, count)| (std::cmp::Reverse(*count), *stack));
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_code_is_told_from_the_programs_own() {
+        let place = |function: &str, module: &str| Place {
+            function: function.into(),
+            module: module.into(),
+            ..Place::default()
+        };
+        for (function, expected) in [
+            ("std::vector<Own, std::allocator<Own> >::reserve", true),
+            ("<alloc::vec::Vec<own::T>>::push", true),
+            ("<T as alloc::vec::spec_from_elem::SpecFromElem>::from_elem", true),
+            ("<&str as <alloc::ffi::c_str::CString>::new::SpecNewImpl>::spec_new_impl", true),
+            ("<str>::repeat", true),
+            ("<[T]>::to_vec", true),
+            ("core::ptr::drop_in_place<own::Body>", true),
+            ("_ZSt11make_sharedI5ScopeJE", true),
+            ("own::make", false),
+            ("<own::Maker as core::ops::drop::Drop>::drop", false),
+            ("<T as own::Make>::make", false),
+            ("U::make", false),
+            ("stdout_writer", false),
+            ("main", false),
+        ] {
+            assert_eq!(is_library(&place(function, "/tmp/own")), expected, "{function}");
+        }
+        assert!(is_library(&place("fopen", "/lib/x86_64-linux-gnu/libc.so.6")));
+    }
 }

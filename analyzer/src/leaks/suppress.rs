@@ -1,4 +1,4 @@
-//! Accepted leaks. Responsible for suppressions in LeakSanitizer's syntax; not for what profiles expect.
+//! Accepted leaks. Responsible for suppressions in the syntax of `LeakSanitizer`; not for what profiles expect.
 //!
 //! One per line, `leak:PATTERN`; `#` begins a comment. A pattern covers a finding if it fits a part of a function, file or module
 //! name of any frame of its stack; `*` stands for any text, `^` and `$` for the beginning and the end.

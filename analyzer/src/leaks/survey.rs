@@ -11,7 +11,7 @@ use crate::replay::{Block, Observer};
 
 /// What is kept with a live block: where its chain began.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Link {
+pub(super) struct Link {
     /// Number of the event that began the chain.
     pub began: Sequence,
     /// Its stack.
@@ -22,7 +22,7 @@ pub struct Link {
 
 /// Chains that began at one stack in one process.
 #[derive(Debug, Clone, Default)]
-pub struct Origin {
+pub(super) struct Origin {
     /// Chains.
     pub count: u64,
     /// Of them, alive at the end.
@@ -39,7 +39,7 @@ pub struct Origin {
 
 /// The observer.
 #[derive(Debug)]
-pub struct Survey<'t> {
+pub(super) struct Survey<'t> {
     tables: &'t Tables,
     origins: HashMap<(ProcessId, StackId), Origin>,
     /// Begins of chains that survived.
@@ -48,12 +48,12 @@ pub struct Survey<'t> {
 
 impl<'t> Survey<'t> {
     /// Nothing is known yet.
-    pub fn new(tables: &'t Tables) -> Self {
+    pub(super) fn new(tables: &'t Tables) -> Self {
         Self { tables, origins: HashMap::new(), survivors: Vec::new() }
     }
 
     /// What was found: chains by origin, and the begins of survivors in order.
-    pub fn finish(mut self) -> (HashMap<(ProcessId, StackId), Origin>, Vec<Sequence>) {
+    pub(super) fn finish(mut self) -> (HashMap<(ProcessId, StackId), Origin>, Vec<Sequence>) {
         self.survivors.sort_unstable();
         (self.origins, self.survivors)
     }
@@ -71,7 +71,7 @@ impl<'t> Survey<'t> {
 }
 
 /// The link of a new block.
-pub fn link(stack: StackId, replaced: Option<&Block<Link>>, event: &Event) -> Link {
+pub(super) fn link(stack: StackId, replaced: Option<&Block<Link>>, event: &Event) -> Link {
     match replaced {
         Some(old) => Link { last: stack, ..old.tag },
         None => Link { began: event.sequence, origin: stack, last: stack },
