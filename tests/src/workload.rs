@@ -46,6 +46,8 @@ const fn c(name: &'static str, sources: &'static [&'static str], flags: &'static
 /// Code as compilers are built: optimised, without frame pointers. Calls stay calls where the source says so.
 const STACK_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread"];
 
+const MARKER_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-ldl"];
+
 const WORKLOADS: &[Workload] = &[
     c("basic", &["basic.c"], &[]),
     c("basic-static", &["basic.c"], &["-static"]),
@@ -66,6 +68,11 @@ const WORKLOADS: &[Workload] = &[
     c("leaf-static", &["leaf.c"], &["-static"]),
     c("leaf-static-stripped", &["leaf.c"], &["-static", "-s"]),
     c("leaderless", &["leaderless.c"], &["-pthread"]),
+    c("marked", &["markers/marked.c"], MARKER_FLAGS),
+    c("marked_inside", &["markers/inside.c"], &["-O2"]),
+    c("marked_plugin.so", &["markers/plugin.c"], &["-O2", "-shared", "-fPIC"]),
+    c("marked_static_probes", &["markers/static_probes.c"], &["-O2"]),
+    c("marked_static_probes-static", &["markers/static_probes.c"], &["-O0", "-static"]),
     c("mt_fork", &["mt_fork.c"], &["-pthread"]),
     c("own_malloc", &["own_malloc.c"], &[]),
     c("plugin.so", &["plugin.c"], &["-shared", "-fPIC"]),
@@ -84,6 +91,18 @@ const WORKLOADS: &[Workload] = &[
     c("thread_exit", &["thread_exit.c"], &["-pthread"]),
     c("threads", &["threads.c"], &["-pthread"]),
     Workload { name: "bad_alloc", sources: &["bad_alloc.cpp"], language: Language::Cpp, flags: &["-std=c++17"] },
+    Workload {
+        name: "marked_static_probes_rs",
+        sources: &["markers/static_probes.rs"],
+        language: Language::Rust,
+        flags: &["-C", "opt-level=2"],
+    },
+    Workload {
+        name: "marked_throws",
+        sources: &["markers/throws.cpp"],
+        language: Language::Cpp,
+        flags: &["-std=c++17", "-O2"],
+    },
     Workload {
         name: "own_new",
         sources: &["own_new.cpp", "own_new_malloc.c"],
@@ -140,7 +159,7 @@ fn source_dir() -> &'static Path {
 pub fn built(name: &str) -> PathBuf {
     let workload = WORKLOADS.iter().find(|each| each.name == name).unwrap_or_else(|| panic!("no workload is {name}"));
     let output = built_dir().join(name);
-    let headers = ["truth.h", "toy_allocator.h"];
+    let headers = ["truth.h", "toy_allocator.h", "../../samples/heaptape.h"];
     let sources: Vec<PathBuf> = workload.sources.iter().map(|source| source_dir().join(source)).collect();
     let inputs = sources.iter().cloned().chain(headers.iter().map(|header| source_dir().join(header)));
     build_if_changed(&output, inputs, workload, |part| compile(workload, &sources, part));
