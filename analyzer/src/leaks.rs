@@ -136,6 +136,23 @@ pub struct LeakOptions {
 const ON_PURPOSE: [&str; 4] =
     ["llvm::BuryPointer", "alloc::boxed::Box<*>::leak", "core::mem::forget*", "*::leak_on_purpose"];
 
+/// Functions that call another once per process, or that allocate for the C runtime itself.
+const ONCE: [&str; 13] = [
+    "_dl_allocate_tls",
+    "<std::sync::once::Once>::call*",
+    "std::sync::once::Once::call*",
+    "std::sys::sync::once::*",
+    "<std::sys::sync::once::*",
+    "once_cell::*::initialize*",
+    "<once_cell::*>::initialize*",
+    "<std::sync::once_lock::OnceLock<*>>::initialize*",
+    "std::sync::once_lock::OnceLock*::initialize*",
+    "__pthread_once_slow",
+    "_GLOBAL__sub_I_*",
+    "__static_initialization_and_destruction*",
+    "call_init",
+];
+
 /// The passes over the trace, with what the findings are made of.
 #[derive(Debug)]
 pub struct LeakStudy {
@@ -203,6 +220,8 @@ pub fn leaks(
         let end = study.outcome.processes[group.process.index()].end;
         let circumstances = Circumstances {
             went_on: !matches!(end, Some((_, EndReason::Exit(_) | EndReason::Exec))),
+            executed: matches!(end, Some((_, EndReason::Exec))),
+            once: frames.iter().any(|frame| ONCE.iter().any(|pattern| glob(pattern, &frame.function))),
             on_purpose: frames.iter().any(|frame| {
                 ON_PURPOSE
                     .iter()
@@ -215,7 +234,7 @@ pub fn leaks(
         let mut finding = finding(trace, &tree, names, &functions, group, evidence, &verdict);
         finding.suppressed_by = options.suppressions.covers(&frames);
         if let Some(keeps) = profile.and_then(|profile| profile.keeps.as_ref())
-            && verdict.class != LeakClass::LiveAtDetach
+            && !matches!(verdict.class, LeakClass::LiveAtDetach | LeakClass::LiveAtExec)
             && finding.suppressed_by.is_none()
         {
             // Said once for the whole process.
@@ -358,6 +377,7 @@ fn why(group: &Group, verdict: &Verdict, deaths: &[DiesIn], repeats: Option<&Rep
         LeakClass::ProcessConstant => "made once and kept to the end".to_owned(),
         LeakClass::Intentional => "a function on the stack gives memory up on purpose".to_owned(),
         LeakClass::LiveAtDetach => "the process went on when the recording ended".to_owned(),
+        LeakClass::LiveAtExec => "the process executed another program, which gave all of its memory up".to_owned(),
         LeakClass::Unclear => format!("{survivors} of {count} survived: too few to say"),
     }
 }
@@ -374,7 +394,7 @@ fn settle(class: LeakClass) -> &'static str {
         LeakClass::BoundedCache => "record a longer run: the number held stays",
         LeakClass::RetainedWhole => "record two units in one process: what is retained whole doubles, constants do not",
         LeakClass::ProcessConstant => "record a larger input: it stays the same",
-        LeakClass::Intentional => "nothing to settle",
+        LeakClass::Intentional | LeakClass::LiveAtExec => "nothing to settle",
         LeakClass::LiveAtDetach => "record to the end of the process",
         LeakClass::Unclear => "record a larger input",
     }

@@ -40,6 +40,10 @@ const NAMES: &[&str] = &[
     "g_malloc0",
     "g_realloc",
     "g_strdup",
+    "CRYPTO_malloc",
+    "CRYPTO_zalloc",
+    "CRYPTO_realloc",
+    "CRYPTO_strdup",
     // gcc and tcc.
     "xmalloc_failed",
     "tcc_malloc",

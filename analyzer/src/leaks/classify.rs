@@ -6,11 +6,13 @@
 //! | class | holds if |
 //! |---|---|
 //! | live at detach | the process went on after the recording |
+//! | live at exec | the process executed another program |
 //! | intentional | a function whose purpose that is is on the stack |
 //! | minority survivor | of at least 30 chains fewer than 5 % survive, the others are freed |
 //! | bounded cache | some were freed, and the survivors are the latest |
 //! | leaked on success | at least 8 chains, fewer than half freed |
 //! | leaked on error | at least 8 chains, at least half freed |
+//! | process constant | none was freed, and a function on the stack runs once per process |
 //! | growth | none was freed, and each of at least 5 activations of a function that otherwise cleans up left the same |
 //! | forgotten by teardown | none was freed, and most teardowns of one function found new ones of at least two |
 //! | process constant | one alone, never freed |
@@ -26,6 +28,10 @@ use super::groups::{Group, MANY, MINORITY};
 const SOME: u64 = 8;
 /// Fewest iterations that are growth.
 const ITERATIONS: u64 = 5;
+/// Fewest survivors that a single teardown is blamed for.
+const SEVERAL: u64 = 6;
+/// Functions from a survivor's birth out to the activation that takes its siblings apart, at most, for a single teardown.
+const NEAR: u32 = 3;
 /// Part of the iterations, or of the teardowns, that must agree.
 const MOST: f64 = 0.8;
 
@@ -55,6 +61,8 @@ pub enum LeakClass {
     Intentional,
     /// The process went on.
     LiveAtDetach,
+    /// The process executed another program: its memory was given up as a whole.
+    LiveAtExec,
 }
 
 impl LeakClass {
@@ -84,6 +92,7 @@ impl LeakClass {
             Self::ProcessConstant => "process constant",
             Self::Intentional => "intentional",
             Self::LiveAtDetach => "live at detach",
+            Self::LiveAtExec => "live at exec",
         }
     }
 }
@@ -120,6 +129,10 @@ pub struct Verdict {
 pub struct Circumstances {
     /// The process went on after the recording.
     pub went_on: bool,
+    /// The process executed another program.
+    pub executed: bool,
+    /// A frame of the stack runs once per process.
+    pub once: bool,
     /// A function on the stack gives memory up on purpose.
     pub on_purpose: bool,
 }
@@ -134,6 +147,9 @@ pub fn classify(
     let verdict = |class, confidence| Verdict { class, confidence, about: None, times: 0, per_iteration: None };
     if circumstances.went_on {
         return verdict(LeakClass::LiveAtDetach, Confidence::High);
+    }
+    if circumstances.executed {
+        return verdict(LeakClass::LiveAtExec, Confidence::High);
     }
     if circumstances.on_purpose {
         return verdict(LeakClass::Intentional, Confidence::High);
@@ -155,6 +171,9 @@ pub fn classify(
         let confidence = if count >= MANY { Confidence::High } else { Confidence::Medium };
         let class = if freed < survivors { LeakClass::LeakedOnSuccess } else { LeakClass::LeakedOnError };
         return verdict(class, confidence);
+    }
+    if circumstances.once {
+        return verdict(LeakClass::ProcessConstant, Confidence::High);
     }
     if let Some((function, times, amount)) = repetition(evidence, &is_library) {
         let confidence = if times >= 2 * ITERATIONS { Confidence::High } else { Confidence::Medium };
@@ -189,8 +208,11 @@ fn forgetful_teardown(evidence: &Evidence, survivors: u64) -> Option<(u32, u64)>
         .iter()
         .filter(|(_, teardown)| teardown.with_survivors as f64 >= MOST.min(0.5) * teardown.count as f64)
         .filter(|(_, teardown)| teardown.with_survivors > 0)
-        // One that takes apart far less than what is left may be of something else.
-        .filter(|(_, teardown)| teardown.with_survivors > 1 || teardown.freed_count * 2 >= survivors)
+        // A single one may be of something else: it must take apart enough, from near where the survivors come from.
+        .filter(|(_, teardown)| {
+            teardown.with_survivors > 1
+                || teardown.freed_count * 2 >= survivors && survivors >= SEVERAL && teardown.distance <= NEAR
+        })
         .max_by_key(|(function, teardown)| {
             (teardown.with_survivors, teardown.freed_count, std::cmp::Reverse(**function))
         })

@@ -65,6 +65,8 @@ pub struct Teardown {
     pub with_survivors: u64,
     /// Blocks they freed.
     pub freed_count: u64,
+    /// Functions from the survivors' births out to the activation, the least of all; 0 where that is another thread's.
+    pub distance: u32,
 }
 
 /// Activations of one function that left survivors of one group.
@@ -94,8 +96,8 @@ struct Frame {
 /// Marks of one open activation, optimistic reading.
 #[derive(Debug, Default, Clone)]
 struct Mark {
-    /// Survivors born under it, by group.
-    born: HashMap<u32, u64>,
+    /// Survivors born under it, by group, and how many functions further in.
+    born: HashMap<u32, (u64, u32)>,
     /// This activation, as a teardown, was counted already.
     counted: bool,
 }
@@ -243,6 +245,16 @@ impl<'t> Watch<'t> {
         function
     }
 
+    /// Frames of a stack out from, and with, the innermost that is neither wrapper nor library code.
+    fn own_depth(&self, stack: StackId) -> u32 {
+        let own = self.functions.path(self.tree, stack).next();
+        let mut node = stack;
+        while node != StackId::EMPTY && Some(self.of_frame[self.tables.stacks[node.index()].frame.index()]) != own {
+            node = self.tables.stacks[node.index()].parent;
+        }
+        self.activations.depth(if node == StackId::EMPTY { stack } else { node })
+    }
+
     /// A chain ends by a free.
     fn freed(&mut self, block: &Block<Link>, event: &Event) {
         let function = self.own_function(event.stack);
@@ -274,7 +286,8 @@ impl<'t> Watch<'t> {
             return;
         }
         let first = !std::mem::replace(&mut state.marks[scope].counted, true);
-        let born: Vec<(u32, u64)> = state.marks[scope - 1].born.iter().map(|(group, count)| (*group, *count)).collect();
+        let born: Vec<(u32, (u64, u32))> =
+            state.marks[scope - 1].born.iter().map(|(group, born)| (*group, *born)).collect();
         self.teardown(&born, function, first);
     }
 
@@ -284,11 +297,8 @@ impl<'t> Watch<'t> {
         let process = self.process(block.thread);
         let caller = self.functions.path(self.tree, block.tag.origin).nth(1);
         let Some(groups) = caller.and_then(|caller| self.by_caller.get(&(process, caller))) else { return };
-        let born: Vec<(u32, u64)> = groups
-            .iter()
-            .map(|group| (*group, self.born_total[*group as usize]))
-            .filter(|(_, born)| *born > 0)
-            .collect();
+        let born = groups.iter().map(|group| (*group, (self.born_total[*group as usize], 0)));
+        let born: Vec<(u32, (u64, u32))> = born.filter(|(_, (born, _))| *born > 0).collect();
         let state = &mut self.threads[event.thread.index()];
         let first = match depth.checked_sub(1).and_then(|innermost| state.marks.get_mut(innermost)) {
             Some(mark) => !std::mem::replace(&mut mark.counted, true),
@@ -297,9 +307,10 @@ impl<'t> Watch<'t> {
         self.teardown(&born, function, first);
     }
 
-    fn teardown(&mut self, born: &[(u32, u64)], function: u32, first: bool) {
-        for (group, count) in born {
+    fn teardown(&mut self, born: &[(u32, (u64, u32))], function: u32, first: bool) {
+        for (group, (count, distance)) in born {
             let teardown = self.found[*group as usize].teardowns.entry(function).or_default();
+            teardown.distance = if teardown.freed_count == 0 { *distance } else { teardown.distance.min(*distance) };
             teardown.freed_count += 1;
             if first {
                 teardown.count += 1;
@@ -320,9 +331,12 @@ impl<'t> Watch<'t> {
         }
         evidence.watched_count += 1;
         self.born_total[group as usize] += 1;
+        let own_depth = self.own_depth(link.origin);
         let state = &mut self.threads[event.thread.index()];
-        for mark in &mut state.marks {
-            *mark.born.entry(group).or_default() += 1;
+        for (mark, depth) in state.marks.iter_mut().zip(1..) {
+            let distance = own_depth.saturating_sub(depth);
+            let born = mark.born.entry(group).or_insert((0, distance));
+            *born = (born.0 + 1, born.1.min(distance));
         }
         for frame in &mut state.frames {
             let amount = frame.survivors.entry(group).or_default();
