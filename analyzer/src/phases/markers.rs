@@ -85,6 +85,11 @@ impl Markers {
                 }
             }
         }
+        if rows.iter().any(|row| row.marker.value == MarkerValue::Text) {
+            for rules in rules {
+                rules.leave_all_to_markers(&tables.texts);
+            }
+        }
         Self { rows, texts: tables.texts.clone(), known: HashMap::new() }
     }
 

@@ -79,6 +79,13 @@ impl Rules {
         self.definitions[phase.0 as usize].by_stack = false;
     }
 
+    /// Has stacks open no phase that is called by one of these names.
+    pub fn leave_all_to_markers(&mut self, names: &[String]) {
+        for definition in self.definitions.iter_mut().filter(|definition| names.contains(&definition.name)) {
+            definition.by_stack = false;
+        }
+    }
+
     /// Has a phase be one only inside of another.
     pub fn set_within(&mut self, phase: PhaseId, within: PhaseId) {
         self.definitions[phase.0 as usize].within = Some(within);

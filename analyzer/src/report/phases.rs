@@ -22,11 +22,14 @@ struct Line<'p> {
     classes: Vec<ClassFigures>,
 }
 
-/// Prints phases as a tree; those of the same path on several threads are one line.
+/// Phases with a smaller part of the time and of the bytes are left out of the table, in thousandths.
+const SMALL: u64 = 5;
+
+/// Prints phases as a tree; those of the same path on several threads are one line. Without `all`, small ones are left out.
 ///
 /// # Errors
 /// I/O.
-pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases) -> io::Result<()> {
+pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases, all: bool) -> io::Result<()> {
     screen.doubts(out, &phases.doubts)?;
     screen.heading(out, "Phases", &format!("in {}, {}", phases.scope, duration(phases.span_ns)))?;
     sources(out, screen, &phases.sources)?;
@@ -44,7 +47,13 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases) -> io::Res
         ">peak",
         "phase",
     ]);
-    for line in lines(phases) {
+    let small = |line: &Line<'_>| {
+        line.phase.source != PhaseSource::None
+            && line.time_ns * 1000 < phases.span_ns * SMALL
+            && line.inclusive_bytes * 1000 < phases.total.bytes * SMALL
+    };
+    let (hidden, shown): (Vec<_>, Vec<_>) = lines(phases).into_iter().partition(|line| !all && small(line));
+    for line in shown {
         let class = |class: Class| line.classes[class.index()].bytes;
         let born: u64 = line.classes.iter().map(|class| class.bytes).sum();
         let outside = line.phase.source == PhaseSource::None;
@@ -68,6 +77,11 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases) -> io::Res
         ]);
     }
     table.write(out, screen)?;
+    if !hidden.is_empty() {
+        let what = plural(hidden.len() as u64, "phase", "phases");
+        let text = format!("{what} with less than 0.5 % of the time and of the bytes: --all shows them.");
+        screen.paragraph(out, "  ", Style::Faint, &text)?;
+    }
     screen.paragraph(
         out,
         "  ",

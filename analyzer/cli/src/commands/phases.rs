@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// List the first N instances of each phase (JSON)
     #[arg(long, default_value_t = 0, value_name = "N")]
     instances: usize,
+    /// Show small phases too
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     phases: PhaseArgs,
     #[command(flatten)]
@@ -42,7 +45,7 @@ impl Args {
         if self.json {
             return print_json(out, &phases);
         }
-        analyzer::report::phases(out, &terminal::screen(), &phases)?;
+        analyzer::report::phases(out, &terminal::screen(), &phases, self.all)?;
         Ok(ExitCode::SUCCESS)
     }
 }
