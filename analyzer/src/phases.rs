@@ -3,8 +3,10 @@
 
 mod markers;
 mod rules;
+mod segments;
 mod tracker;
 
 pub use markers::Markers;
 pub use rules::{Definition, PhaseId, Rules};
+pub use segments::{Paths, segments};
 pub use tracker::{Change, OUTSIDE, OpenPhase, PhaseSource, Row, RowId, Tracker, open_since};

@@ -93,6 +93,11 @@ impl<'n> Functions<'n> {
         (0..frame_count).map(owner).collect()
     }
 
+    /// Whether a symbol names it.
+    pub fn is_named(&self, function: u32) -> bool {
+        self.places.get(function as usize).is_some_and(|place| self.names.place(*place).resolved)
+    }
+
     /// Whether it belongs to a language's library.
     pub fn is_library(&self, function: u32) -> bool {
         self.places.get(function as usize).is_some_and(|place| is_library(self.names.place(*place)))

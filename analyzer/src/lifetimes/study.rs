@@ -6,10 +6,12 @@ use trace_format::{Process, ReadError, Trace};
 use super::collector::{Collected, Collector};
 use super::timeline::Timeline;
 use crate::activations::Activations;
+use crate::leaks::Functions;
 use crate::names::Names;
-use crate::phases::{Markers, PhaseSource, Rules, Tracker};
+use crate::phases::{Markers, Paths, PhaseSource, Rules, Tracker, segments};
 use crate::profile::{Profile, choose};
-use crate::replay::{Outcome, replay_with};
+use crate::replay::{Outcome, replay, replay_with};
+use crate::wrappers::Wrappers;
 
 /// Where a process's phases come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -45,9 +47,12 @@ pub enum Wish {
     Best,
     /// Stacks only.
     Stacks,
+    /// Segments of the call tree, for every process.
+    Segments,
 }
 
-/// Replays a trace and follows every block through the phases of the first profile that fits each process.
+/// Replays a trace and follows every block through the phases of each process: those of the first profile that fits it, and
+/// segments where no profile does or where none of its phases was seen. Segments take a replay of their own before.
 ///
 /// # Errors
 /// The file became unreadable.
@@ -57,28 +62,34 @@ pub fn study(
     profiles: &[Profile],
     wish: Wish,
     decoders: usize,
-    progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64),
 ) -> Result<Study, ReadError> {
     let tables = &trace.tables;
     let mut used: Vec<&Profile> = Vec::new();
-    let of_process: Vec<Option<usize>> = tables
+    let mut of_process: Vec<Option<usize>> = tables
         .processes
         .iter()
         .map(|process| {
-            let profile = choose(profiles, process)?;
+            let profile = choose(profiles, process).filter(|_| wish != Wish::Segments)?;
             Some(used.iter().position(|known| known.name == profile.name).unwrap_or_else(|| {
                 used.push(profile);
                 used.len() - 1
             }))
         })
         .collect();
-    let known = used.len();
     let mut rules: Vec<Rules> = used.iter().map(|profile| Rules::of(profile, tables, names)).collect();
     let markers = if wish == Wish::Best { Markers::of(tables, names, &used, &mut rules) } else { Markers::default() };
-    // Markers of a program's own need no profile.
-    let of_process: Vec<Option<usize>> =
-        of_process.into_iter().map(|rules| rules.or((!markers.is_empty()).then_some(known))).collect();
-    rules.push(Rules::default());
+    let blind = |rules_at: &Option<usize>| markers.is_empty() && rules_at.is_none_or(|at| rules[at].is_blind());
+    if of_process.iter().any(blind) {
+        let blind: Vec<bool> = of_process.iter().map(blind).collect();
+        let outcome = replay(trace, decoders, &mut progress)?;
+        add_segments(trace, names, &outcome, &blind, &mut rules, &mut of_process);
+    }
+    if !markers.is_empty() {
+        // Markers of a program's own need no profile.
+        rules.push(Rules::default());
+        of_process = of_process.into_iter().map(|at| at.or(Some(rules.len() - 1))).collect();
+    }
     let sources = tables
         .processes
         .iter()
@@ -92,9 +103,44 @@ pub fn study(
     Ok(Study { outcome, collected: collector.finish(), sources })
 }
 
+/// Segments the processes that no rule says anything of and that allocate at all.
+fn add_segments(
+    trace: &Trace,
+    names: &Names,
+    outcome: &Outcome,
+    blind: &[bool],
+    rules: &mut Vec<Rules>,
+    of_process: &mut [Option<usize>],
+) {
+    let functions = Functions::of(names);
+    let numbers = functions.of_frames(trace.tables.frames.len());
+    let paths = Paths::of(&trace.tables, &numbers);
+    let wrappers = Wrappers::default();
+    for (process, _) in blind.iter().enumerate().filter(|(_, blind)| **blind) {
+        let cells = outcome
+            .cells
+            .iter()
+            .filter(|cell| cell.process.index() == process && outcome.in_totals(cell, &trace.tables.entries));
+        let found = segments(
+            &paths,
+            cells.map(|cell| (cell.stack, cell.alloc_bytes)),
+            |function| functions.name(function).to_owned(),
+            |function| {
+                function == u32::MAX || functions.is_library(function) || wrappers.contains(functions.name(function))
+            },
+            |function| functions.is_named(function),
+        );
+        if !found.definitions().is_empty() {
+            rules.push(found);
+            of_process[process] = Some(rules.len() - 1);
+        }
+    }
+}
+
 fn source_of(process: &Process, rules: Option<&Rules>, markers: &Markers) -> ProcessPhases {
     let source = match rules {
         None => PhaseSource::None,
+        Some(rules) if rules.are_segments() => PhaseSource::Segment,
         Some(_) if !markers.is_empty() => PhaseSource::Marker,
         Some(_) => PhaseSource::Stack,
     };

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use trace_format::{FrameId, Tables};
+use trace_format::{FrameId, StackId, Tables};
 
 use crate::names::{Names, PlaceId};
 use crate::profile::{PhaseRule, Profile, glob};
@@ -34,6 +34,8 @@ pub struct Rules {
     /// Phases of all frames, frame after frame, outermost function first.
     flat: Vec<PhaseId>,
     of_frame: Vec<Range<u32>>,
+    /// By stack, for segments: they are opened by whole paths, not by frames.
+    of_stack: Option<Vec<Option<PhaseId>>>,
 }
 
 impl Rules {
@@ -63,6 +65,34 @@ impl Rules {
             rules.of_frame.push(from..rules.flat.len() as u32);
         }
         rules
+    }
+
+    /// Phases that whole paths of functions open.
+    pub fn by_paths() -> Self {
+        Self { of_stack: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Says which phase each stack opens, if any.
+    pub fn set_paths(&mut self, of_stack: Vec<Option<PhaseId>>) {
+        self.of_stack = Some(of_stack);
+    }
+
+    /// Whether paths open phases.
+    pub fn are_segments(&self) -> bool {
+        self.of_stack.is_some()
+    }
+
+    /// Whether there is a phase of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.definitions.iter().any(|definition| definition.name == name)
+    }
+
+    /// Phases that a stack's innermost frame opens, outermost first.
+    pub fn opened_by(&self, tables: &Tables, stack: StackId) -> &[PhaseId] {
+        match &self.of_stack {
+            None => self.of_frame(tables.stacks[stack.index()].frame),
+            Some(of_stack) => of_stack.get(stack.index()).and_then(Option::as_ref).map_or(&[], std::slice::from_ref),
+        }
     }
 
     /// The number of a phase, which is made if it is new.
@@ -99,6 +129,11 @@ impl Rules {
     /// All phases.
     pub fn definitions(&self) -> &[Definition] {
         &self.definitions
+    }
+
+    /// Whether none of its phases is on any stack of the trace.
+    pub fn is_blind(&self) -> bool {
+        self.flat.is_empty() && self.of_stack.is_none()
     }
 
     /// Names of phases that no frame of the trace opens.

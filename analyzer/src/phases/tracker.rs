@@ -163,7 +163,7 @@ impl<'t> Tracker<'t> {
         let rules = self.tables.threads.get(thread.index()).and_then(|thread| self.of_process[thread.process.index()]);
         let tables = self.tables;
         let phases_of = |node: StackId| match rules {
-            Some(rules) => self.rules[rules].of_frame(tables.stacks[node.index()].frame),
+            Some(rules) => self.rules[rules].opened_by(tables, node),
             None => &[],
         };
         let changes = &mut self.changes;
@@ -202,7 +202,7 @@ impl<'t> Tracker<'t> {
             let Some(node) = self.activations.of(thread).map(|stack| stack.nodes()[frame]) else { return };
             let mut at = 0;
             // What a phase opens cannot change what the frame stands for.
-            while let Some(phase) = self.rules[rules].of_frame(tables.stacks[node.index()].frame).get(at).copied() {
+            while let Some(phase) = self.rules[rules].opened_by(tables, node).get(at).copied() {
                 at += 1;
                 let definition = self.rules[rules].definition(phase);
                 let open = &self.open[thread.index()];
@@ -213,8 +213,8 @@ impl<'t> Tracker<'t> {
                     continue;
                 }
                 let name = definition.name.clone();
-                let opened =
-                    self.opened(thread, phase, &name, PhaseSource::Stack, event.sequence, Anchor::Frame(frame));
+                let source = if self.rules[rules].are_segments() { PhaseSource::Segment } else { PhaseSource::Stack };
+                let opened = self.opened(thread, phase, &name, source, event.sequence, Anchor::Frame(frame));
                 self.changes.push(Change::Opened(thread, opened));
             }
         }

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Exit with 1 if there is a leak that is neither suppressed nor expected
     #[arg(long)]
     check: bool,
-    /// Accept the leaks in this file, in LeakSanitizer's syntax
+    /// Accept the leaks in this file, in the syntax of `LeakSanitizer`
     #[arg(long, value_name = "FILE")]
     suppressions: Option<PathBuf>,
     /// Show at most this many leaks in full (with --sites: sites of each kind)

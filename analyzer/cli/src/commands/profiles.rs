@@ -18,7 +18,8 @@ pub(crate) struct PhaseArgs {
     /// built-in profile for the executable's name]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Where phases come from: `best` takes markers where the trace has them, `stacks` only the functions on stacks
+    /// Where phases come from: `best` takes markers where the trace has them, `stacks` only the functions on
+    /// stacks, `segments` no names at all but where the call tree branches (also where no profile fits)
     #[arg(long, value_enum, default_value = "best")]
     source: Source,
 }
@@ -27,6 +28,7 @@ pub(crate) struct PhaseArgs {
 enum Source {
     Best,
     Stacks,
+    Segments,
 }
 
 impl PhaseArgs {
@@ -43,6 +45,7 @@ impl PhaseArgs {
         match self.source {
             Source::Best => Wish::Best,
             Source::Stacks => Wish::Stacks,
+            Source::Segments => Wish::Segments,
         }
     }
 }
