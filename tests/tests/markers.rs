@@ -424,6 +424,44 @@ fn a_flood_of_markers_loses_nothing() {
     assert!(found.iter().enumerate().all(|(round, hit)| hit.what == format!("begin phase {round}")));
 }
 
+/// Lost events that are neither births nor deaths, as the trace tells.
+fn lost_others(path: &Path) -> u64 {
+    let trace = Trace::open(path).expect("the trace can be read");
+    let mut lost = 0;
+    trace
+        .for_each_chunk(1, |events| {
+            for event in events {
+                if let Op::Loss { other_count, .. } = event.op {
+                    lost += other_count;
+                }
+            }
+        })
+        .expect("the trace can be read");
+    lost
+}
+
+#[test]
+fn lost_markers_are_counted_and_no_text_is_taken_for_another() {
+    let Some(_live) = live() else { return };
+    let program = built("marked").display().to_string();
+    let tiny = ["--no-lossless", "--stacks", "none", "--ring-bytes", "4096"];
+    let recording = record_with(&[&program, "many"], &tiny).expect_status(0);
+    let found = hits(&recording.trace).len() as u64;
+    let lost = lost_others(&recording.trace);
+    assert!(lost > 0, "a ring of 4096 bytes lost nothing");
+    assert_eq!(found + lost, 200_000);
+
+    let recording = record_with(&[&program, "many_texts"], &tiny).expect_status(0);
+    let found = hits(&recording.trace);
+    let lost_markers = 100_000 - found.len() as u64;
+    let without_text = found.iter().filter(|hit| hit.what == "begin named ?").count() as u64;
+    let known = ["begin named \"odd\"", "begin named \"even\"", "begin named ?"];
+    assert!(found.iter().all(|hit| known.contains(&hit.what.as_str())));
+    let lost = lost_others(&recording.trace);
+    // A marker that was lost may have lost its text as well.
+    assert!((lost_markers + without_text..=lost_markers * 2 + without_text).contains(&lost), "{lost} {lost_markers}");
+}
+
 /// Begins and ends of a thread match, the last begun first; returns how many there are.
 #[track_caller]
 fn paired(found: &[Hit]) -> usize {

@@ -128,6 +128,10 @@ static void many(void) {
     for (int round = 0; round < 200000; round++) phase_begin(round);
 }
 
+static void many_texts(void) {
+    for (int round = 0; round < 100000; round++) named_begin(round % 2 ? "odd" : "even", round % 2 ? 3 : 4);
+}
+
 /* Waits for a line, then marks; until the input ends. */
 static void commanded(void) {
     char line[16];
@@ -150,6 +154,7 @@ int main(int count, char **values) {
         else if (strcmp(name, "jumps") == 0) jumps();
         else if (strcmp(name, "threads") == 0) threads();
         else if (strcmp(name, "many") == 0) many();
+        else if (strcmp(name, "many_texts") == 0) many_texts();
         else if (strcmp(name, "commanded") == 0) commanded();
         else if (strcmp(name, "fork") == 0) {
             pid_t child = fork();

@@ -65,8 +65,8 @@ fn operand(arguments: &str) -> Result<Operand, String> {
         Some(_) => return Err(format!("its operand `{arguments}` is no pointer: it has not 8 bytes")),
         None => first,
     };
-    if let Some(name) = place.strip_prefix('%') {
-        let base = register(name).ok_or_else(refused)?;
+    // Assemblers of the other dialect leave the sign out.
+    if let Some(base) = register(place.strip_prefix('%').unwrap_or(place)) {
         return Ok(Operand { base, offset: None });
     }
     let (offset, base) = place.strip_suffix(')').and_then(|place| place.split_once("(%")).ok_or_else(refused)?;
@@ -92,6 +92,7 @@ mod tests {
         let at = |base, offset| Ok(Operand { base, offset });
         assert_eq!(operand("8@%rdi"), at(1, None));
         assert_eq!(operand("%rax"), at(7, None));
+        assert_eq!(operand("8@rax"), at(7, None));
         assert_eq!(operand("8@%r15 4@%eax"), at(15, None));
         assert_eq!(operand("8@-24(%rbp)"), at(9, Some(-24)));
         assert_eq!(operand("-8@(%rbx)"), at(8, Some(0)));
