@@ -56,4 +56,10 @@ pub enum AnalysisError {
         /// What stands there.
         found: String,
     },
+    /// Rows that make no table, or a table that cannot be written.
+    #[error("{what}")]
+    Table {
+        /// What is wrong.
+        what: String,
+    },
 }

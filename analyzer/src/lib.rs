@@ -35,6 +35,7 @@ pub mod stacks;
 pub mod survivors;
 
 pub mod report;
+pub mod tables;
 pub mod units;
 
 pub mod error;

@@ -26,7 +26,8 @@ pub struct Salvaged {
 }
 
 /// Writes a whole file with a tail from what is readable of `input`. Events keep their sequence and birth numbers, tables
-/// their ids. `CaptureStats::end` of the output is `salvaged` and its warnings say what is missing. Columns, operands and
+/// their ids. Unless the input is whole,
+/// `CaptureStats::end` of the output is `salvaged` and its warnings say what is missing. Columns, operands and
 /// tables that this version does not know are left behind.
 ///
 /// # Errors
@@ -45,7 +46,7 @@ pub fn salvage(input: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<Salv
     let options = WriterOptions { addresses, ..WriterOptions::default() };
     let mut writer = TraceWriter::create(file, output, &trace.header, options)?;
     let symbols = std::mem::take(&mut trace.tables.symbols);
-    writer.take_over(trace.tables.clone());
+    writer.take_over(trace.tables.clone(), trace.completeness.complete);
     let event_count = copy_events(&trace, &mut writer)?;
     let problems = trace.problems();
     let missing_event_count = trace.completeness.missing_event_count + (trace.event_count - event_count);
@@ -98,6 +99,9 @@ fn copy_chunk(events: &[Event], first_block: BlockId, writer: &mut TraceWriter) 
 
 fn stats(trace: &Trace, problems: &[Problem], missing_event_count: u64) -> CaptureStats {
     let mut stats = trace.stats.clone().unwrap_or_default();
+    if trace.completeness.complete && problems.is_empty() {
+        return stats;
+    }
     "salvaged".clone_into(&mut stats.end);
     if trace.stats.is_none() {
         stats.warnings.push(

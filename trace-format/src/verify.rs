@@ -52,11 +52,16 @@ impl fmt::Display for Report {
         } else if self.problems.is_empty() {
             writeln!(f, "the file is whole; it was salvaged from a trace that was not")
         } else {
+            let missing = match self.missing_event_count {
+                0 if self.has_tail => "no event is known to be missing".to_owned(),
+                0 => "how many events are missing is not known".to_owned(),
+                1 => "at least 1 event is missing".to_owned(),
+                count => format!("at least {count} events are missing"),
+            };
             writeln!(
                 f,
-                "the trace is incomplete: at least {} events are missing; everything else is readable, and `heaptape \
-                 salvage` writes it into a whole file",
-                self.missing_event_count
+                "the trace is incomplete: {missing}; everything else is readable, and `heaptape salvage` writes it into a \
+                 whole file"
             )
         }
     }

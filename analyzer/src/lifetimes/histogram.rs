@@ -74,6 +74,7 @@ impl Histogram {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coarse {
     counts: Vec<u32>,
+    max: u64,
 }
 
 impl Coarse {
@@ -85,6 +86,7 @@ impl Coarse {
             self.counts.resize(bucket + 1, 0);
         }
         self.counts[bucket] = self.counts[bucket].saturating_add(1);
+        self.max = self.max.max(value);
     }
 
     /// Adds another one's values.
@@ -95,6 +97,7 @@ impl Coarse {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine = mine.saturating_add(*theirs);
         }
+        self.max = self.max.max(other.max);
     }
 
     /// Values added.
@@ -102,18 +105,20 @@ impl Coarse {
         self.counts.iter().map(|count| u64::from(*count)).sum()
     }
 
-    /// A bound that this part of all values (0 to 1) does not exceed: less than twice the quantile. 0 of nothing.
-    pub fn quantile(&self, part: f64) -> u64 {
+    /// A bound that this part of all values (0 to 1) does not exceed: less than twice the quantile, at most the greatest value.
+    /// None of nothing.
+    pub fn quantile(&self, part: f64) -> Option<u64> {
         let total = self.count();
         let rank = ((total as f64 * part).ceil() as u64).clamp(1, total.max(1));
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
             seen += u64::from(*count);
             if seen >= rank {
-                return if bucket >= 64 { u64::MAX } else { (1 << bucket) - 1 };
+                let highest = if bucket >= 64 { u64::MAX } else { (1 << bucket) - 1 };
+                return Some(highest.min(self.max));
             }
         }
-        0
+        None
     }
 }
 
@@ -168,19 +173,16 @@ mod tests {
         for value in [0, 1, 2, 3, 100, 1000, 1000, u64::MAX] {
             coarse.add(value);
         }
-        assert_eq!((coarse.quantile(0.0), coarse.quantile(0.25), coarse.quantile(0.5)), (0, 1, 3));
-        assert_eq!((coarse.quantile(0.8), coarse.quantile(1.0), coarse.count()), (1023, u64::MAX, 8));
+        assert_eq!((coarse.quantile(0.0), coarse.quantile(0.25), coarse.quantile(0.5)), (Some(0), Some(1), Some(3)));
+        assert_eq!((coarse.quantile(0.8), coarse.quantile(1.0), coarse.count()), (Some(1023), Some(u64::MAX), 8));
     }
 
     #[test]
     fn merged_histograms_are_those_of_all_values() {
         let (mut one, mut two, mut all) = (Histogram::default(), Histogram::default(), Histogram::default());
         for value in 0..1000 {
-            if value % 3 == 0 {
-                one.add(value * value)
-            } else {
-                two.add(value * value)
-            }
+            let part = if value % 3 == 0 { &mut one } else { &mut two };
+            part.add(value * value);
             all.add(value * value);
         }
         one.merge(&two);

@@ -91,14 +91,15 @@ pub struct SiteLife {
     pub scope_share: f64,
     /// Frames between the two.
     pub escape: u64,
-    /// Half of the freed blocks are at most this old, in bytes allocated meanwhile; less than twice too high.
-    pub median_age_bytes: u64,
+    /// Half of the freed blocks are at most this old, in bytes allocated meanwhile; less than twice too high. None if none was
+    /// freed.
+    pub median_age_bytes: Option<u64>,
     /// The same for nine in ten.
-    pub p90_age_bytes: u64,
+    pub p90_age_bytes: Option<u64>,
     /// Half of the freed blocks are at most this old; less than twice too high.
-    pub median_age_ns: u64,
+    pub median_age_ns: Option<u64>,
     /// The same for nine in ten.
-    pub p90_age_ns: u64,
+    pub p90_age_ns: Option<u64>,
     /// The stack, the site's own function first.
     pub stack: Vec<StackFrame>,
 }

@@ -51,7 +51,7 @@ pub fn summary(out: &mut impl Write, screen: &Screen, info: &Info) -> io::Result
         ),
     )?;
     let length = match (recording.wall_ns, &recording.end) {
-        (Some(wall_ns), Some(end)) => format!("for {}, until {end}", duration(wall_ns)),
+        (Some(wall_ns), Some(end)) if wall_ns > 0 => format!("for {}, until {end}", duration(wall_ns)),
         _ => format!("for at least {}, cut off", duration(recording.event_span_ns)),
     };
     facts.line("recorded", &format!("{} {length}", recording.start_utc))?;
@@ -330,7 +330,7 @@ fn cost(out: &mut impl Write, screen: &Screen, capture: &Capture) -> io::Result<
     facts.line("target", &format!("{} CPU, probes included", duration(target_cpu_ns)))?;
     facts.line(
         "recorder",
-        &format!("{} CPU, {} of the target's", duration(recorder_cpu_ns), share(recorder_cpu_ns, target_cpu_ns)),
+        &format!("{} CPU, start-up included, {}", duration(recorder_cpu_ns), relation(recorder_cpu_ns, target_cpu_ns)),
     )?;
     match (cost.program_ns, cost.program_run_count) {
         (Some(program_ns), Some(runs)) => {
@@ -424,4 +424,13 @@ fn shell_words(command: &[String]) -> String {
         false => format!("'{}'", word.replace('\'', r"'\''")),
     });
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// One CPU time beside another.
+fn relation(recorder_ns: u64, target_ns: u64) -> String {
+    if recorder_ns > 2 * target_ns && target_ns > 0 {
+        format!("{:.0} times the target's", recorder_ns as f64 / target_ns as f64)
+    } else {
+        format!("{} of the target's", share(recorder_ns, target_ns).trim())
+    }
 }

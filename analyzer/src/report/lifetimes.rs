@@ -47,7 +47,6 @@ pub fn lifetimes(
         );
         screen.paragraph(out, "  ", Style::Plain, &text)?;
     }
-    writeln!(out)?;
     screen.heading(out, "Born in, dead in", "the heaviest pairs of phases")?;
     let mut table = Table::new(&[">bytes", ">", ">blocks", "born in → dead in"]);
     for cell in lives.matrix.iter().take(limit) {
@@ -65,11 +64,10 @@ pub fn lifetimes(
         ]);
     }
     table.write(out, screen)?;
-    writeln!(out)?;
     let shown = format!("{} of {}", count(lives.sites.len() as u64), count(lives.site_count));
     screen.heading(out, "Sites by bytes requested", &shown)?;
     let mut table =
-        Table::new(&[">#", ">bytes", ">blocks", ">scratch", ">on", ">stays", ">median age", ">escape", "site"]);
+        Table::new(&[">#", ">bytes", ">blocks", ">scratch", ">elsewhere", ">stays", ">median age", ">escape", "site"]);
     for site in &lives.sites {
         let part = |classes: &[Class]| {
             let of = |figures: &&ClassFigures| classes.contains(&figures.class);
@@ -82,8 +80,8 @@ pub fn lifetimes(
             (part(&[Class::Scratch]), Style::Plain),
             (part(&[Class::HandedOver, Class::ProcessWide, Class::OtherThread]), Style::Plain),
             (part(&[Class::Durable]), Style::Plain),
-            (bytes(site.median_age_bytes), Style::Plain),
-            (count(site.escape), Style::Plain),
+            (site.median_age_bytes.map_or_else(|| "–".to_owned(), bytes), Style::Plain),
+            (site.scope_function.as_ref().map_or_else(|| "–".to_owned(), |_| count(site.escape)), Style::Plain),
             (own_function(&site.stack, &[]), Style::Plain),
         ]);
         let scope = match &site.scope_function {

@@ -25,6 +25,24 @@ struct Line<'p> {
 /// Phases with a smaller part of the time and of the bytes are left out of the table, in thousandths.
 const SMALL: u64 = 5;
 
+/// Columns that all of the table fits into.
+const WIDE: usize = 140;
+/// Columns, and whether a narrow screen shows them too.
+const TITLES: [(&str, bool); 12] = [
+    (">instances", true),
+    (">time", true),
+    (">", false),
+    (">allocs", false),
+    (">requested", true),
+    (">", true),
+    (">scratch", true),
+    (">elsewhere", false),
+    (">stays", true),
+    (">left behind", true),
+    (">peak", false),
+    ("phase", true),
+];
+
 /// Prints phases as a tree; those of the same path on several threads are one line. Without `all`, small ones are left out.
 ///
 /// # Errors
@@ -33,20 +51,10 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases, all: bool)
     screen.doubts(out, &phases.doubts)?;
     screen.heading(out, "Phases", &format!("in {}, {}", phases.scope, duration(phases.span_ns)))?;
     sources(out, screen, &phases.sources)?;
-    let mut table = Table::new(&[
-        ">instances",
-        ">time",
-        ">",
-        ">allocs",
-        ">requested",
-        ">",
-        ">scratch",
-        ">handed on",
-        ">stays",
-        ">left behind",
-        ">peak",
-        "phase",
-    ]);
+    // A narrow screen has room for what tells most; a phase without a name tells nothing.
+    let wide = screen.columns >= WIDE;
+    let titles: Vec<&str> = TITLES.iter().filter(|(_, needed)| wide || *needed).map(|(title, _)| *title).collect();
+    let mut table = Table::new(&titles);
     let small = |line: &Line<'_>| {
         line.phase.source != PhaseSource::None
             && line.time_ns * 1000 < phases.span_ns * SMALL
@@ -61,7 +69,7 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases, all: bool)
         let threads = if line.threads > 1 { format!(" (×{} threads)", line.threads) } else { String::new() };
         let style = if outside { Style::Faint } else { Style::Plain };
         let only_inside = |text: String| if outside { String::new() } else { text };
-        table.styled_row([
+        let cells = [
             (only_inside(count(line.instances)), style),
             (only_inside(duration(line.time_ns)), style),
             (only_inside(share(line.time_ns, phases.span_ns)), Style::Faint),
@@ -74,7 +82,9 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases, all: bool)
             (only_inside(bytes(line.left_behind_bytes)), style),
             (only_inside(bytes(line.peak_bytes)), style),
             (format!("{name}{threads}"), if outside { Style::Faint } else { Style::Strong }),
-        ]);
+        ];
+        table
+            .styled_row(cells.into_iter().zip(TITLES).filter(|(_, (_, needed))| wide || *needed).map(|(cell, _)| cell));
     }
     table.write(out, screen)?;
     if !hidden.is_empty() {
@@ -86,8 +96,8 @@ pub fn phases(out: &mut impl Write, screen: &Screen, phases: &Phases, all: bool)
         out,
         "  ",
         Style::Faint,
-        "requested: with the phases inside; scratch, handed on, stays: of the bytes born in the phase itself, those that die in \
-         it, die elsewhere or by another thread, and die with the process; left behind: born in its instances and alive at \
+        "time: of all its instances; requested: with the phases inside; scratch, elsewhere, stays: of the bytes born in the phase itself, those that die in \
+         it, in another phase or by another thread, and with the process; left behind: born in its instances and alive at \
          their end; peak: most that the process had alive meanwhile.",
     )?;
     if phases.unmatched_end_count + phases.unended_count > 0 {

@@ -24,8 +24,18 @@ pub fn sites(out: &mut impl Write, screen: &Screen, sites: &Sites, caller_limit:
         Grouping::Namespace => "Namespaces",
     };
     screen.heading(out, &format!("{rows} by {}", sites.metric.words()), &shown)?;
-    let mut table = Table::new(&[">#", ">requested", ">", ">allocs", ">at peak", ">", ">live at end", "site"]);
+    let row = match sites.grouping {
+        Grouping::Stack | Grouping::Depth(_) => "site",
+        Grouping::Function => "function",
+        Grouping::File => "file",
+        Grouping::Namespace => "namespace, crate or class",
+    };
+    let mut table = Table::new(&[">#", ">requested", ">", ">allocs", ">at peak", ">", ">live at end", row]);
     let all = &sites.totals;
+    if all.weight(sites.metric).0 == 0 && !sites.sites.is_empty() {
+        let what = format!("  Nothing to rank: no {}.", sites.metric.words());
+        return screen.paragraph(out, "", Style::Plain, &what);
+    }
     let strong = |metric| if sites.metric == metric { Style::Strong } else { Style::Plain };
     for site in &sites.sites {
         let it = &site.figures;

@@ -12,6 +12,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     recording: RecordingArgs,
     /// Process id
+    #[arg(value_parser = pid)]
     pid: u32,
 }
 
@@ -19,4 +20,8 @@ impl Args {
     pub(crate) fn run(self, _out: &mut impl Write) -> anyhow::Result<ExitCode> {
         recording::attach(&self.recording, self.pid)
     }
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("a process id is a number: `pidof {text}` may find it"))
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use trace_format::Trace;
 
 use super::profiles::PhaseArgs;
-use super::{MoreWrappers, Part, TracePath, print_json, replayed};
+use super::{MoreWrappers, Part, TableArgs, TracePath, print_json, replayed};
 use crate::{progress, terminal};
 
 /// A gate that failed.
@@ -52,6 +52,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     wrappers: MoreWrappers,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     part: Part,
     /// Print JSON
     #[arg(long)]
@@ -86,6 +88,7 @@ impl Args {
         let study = leak_study(&trace, &names, &options, |events| bar.update(events))?;
         bar.finish();
         let leaks = analyzer::leaks::leaks(&trace, &study, &names, &wanted, &options)?;
+        self.tables.write("findings", &leaks.findings)?;
         if self.json {
             print_json(out, &leaks)?;
         } else {

@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use super::profiles::{PhaseArgs, Studied, studied};
-use super::{MoreWrappers, Part, TracePath, print_json};
+use super::{MoreWrappers, Part, TableArgs, TracePath, print_json};
 use crate::terminal;
 
 /// How long blocks live and where they die: classes, birth by death, scope and age of each site
@@ -30,6 +30,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     wrappers: MoreWrappers,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     part: Part,
     /// Print JSON
     #[arg(long)]
@@ -42,6 +44,9 @@ impl Args {
         let Studied { trace, names, study } = studied(&self.trace, &self.phases)?;
         let wanted = self.part.wanted();
         let lives = analyzer::lifetimes::lifetimes(&trace, &study, &names, &wanted, &wrappers, self.limit)?;
+        self.tables.write("sites", &lives.sites)?;
+        self.tables.write("matrix", &lives.matrix)?;
+        self.tables.write("classes", &lives.classes)?;
         if self.json {
             return print_json(out, &lives);
         }

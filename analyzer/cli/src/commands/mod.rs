@@ -102,9 +102,23 @@ pub(crate) fn run() -> ExitCode {
             // Whoever reads has read enough.
             return ExitCode::SUCCESS;
         }
-        eprintln!("heaptape: error: {error:#}");
+        eprintln!("heaptape: error: {}", sentence(&error));
         ExitCode::from(UNREADABLE)
     })
+}
+
+/// An error with its causes, each said once.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause.trim_end().to_owned();
+        } else if !text.contains(cause.trim_end()) {
+            text = format!("{text}: {}", cause.trim_end());
+        }
+    }
+    text
 }
 
 /// Which part of a trace a command is about.
@@ -141,6 +155,24 @@ impl MoreWrappers {
     /// With those of profiles.
     fn with_profiles(self, profiles: &[Profile]) -> Wrappers {
         Wrappers::with(profiles.iter().flat_map(|profile| profile.wrappers.iter().cloned()).chain(self.names))
+    }
+}
+
+/// Tables for other tools.
+#[derive(Debug, Clone, clap::Args)]
+struct TableArgs {
+    /// Also write the rows as Parquet tables into this folder
+    #[arg(long, value_name = "FOLDER")]
+    parquet: Option<PathBuf>,
+}
+
+impl TableArgs {
+    fn write(&self, name: &str, rows: &[impl Serialize]) -> anyhow::Result<()> {
+        if let Some(folder) = &self.parquet {
+            let path = analyzer::tables::write(folder, name, rows)?;
+            eprintln!("heaptape: wrote {} ({} rows)", path.display(), rows.len());
+        }
+        Ok(())
     }
 }
 

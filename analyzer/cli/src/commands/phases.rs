@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use super::profiles::{PhaseArgs, Studied, studied};
-use super::{Part, TracePath, print_json};
+use super::{Part, TableArgs, TracePath, print_json};
 use crate::terminal;
 
 /// What each phase allocates, frees, keeps as scratch, hands on and leaves behind
@@ -32,6 +32,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     phases: PhaseArgs,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     part: Part,
     /// Print JSON
     #[arg(long)]
@@ -42,6 +44,7 @@ impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Studied { trace, study, .. } = studied(&self.trace, &self.phases)?;
         let phases = analyzer::lifetimes::phases(&trace, &study, &self.part.wanted(), self.instances)?;
+        self.tables.write("phases", &phases.phases)?;
         if self.json {
             return print_json(out, &phases);
         }

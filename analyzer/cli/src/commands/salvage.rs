@@ -8,7 +8,7 @@ use super::{TracePath, print_json};
 
 /// Write a whole trace from what is readable of a damaged or unfinished one.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "JSON (stable): output, events, missing_events, bytes, problems[].")]
+#[command(after_help = "JSON (stable): schema, output, events, missing_events, bytes, problems[].")]
 pub(crate) struct Args {
     /// The damaged trace
     trace: TracePath,
@@ -22,6 +22,7 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Salvaged {
+    schema: u32,
     output: String,
     events: u64,
     missing_events: u64,
@@ -34,6 +35,7 @@ impl Args {
         let output = self.output.unwrap_or_else(|| self.trace.with_extension("salvaged.htape"));
         let salvaged = trace_format::salvage::salvage(&self.trace, &output)?;
         let report = Salvaged {
+            schema: 1,
             output: output.display().to_string(),
             events: salvaged.event_count,
             missing_events: salvaged.missing_event_count,
@@ -41,7 +43,7 @@ impl Args {
             problems: salvaged
                 .problems
                 .iter()
-                .map(|problem| format!("at byte {}: {}", problem.offset, problem.what))
+                .map(|problem| format!("offset {}: {}", problem.offset, problem.what))
                 .collect(),
         };
         if self.json {

@@ -10,7 +10,7 @@ use super::{TracePath, print_json};
 ///
 /// Exit code 0 where the trace can be read, whole or not; 3 where it cannot.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "JSON (stable): complete, has_tail, salvaged, events, missing_events, chunks, bytes, \
+#[command(after_help = "JSON (stable): schema, complete, has_tail, salvaged, events, missing_events, chunks, bytes, \
     problems[].{offset, what, missing_events}.")]
 pub(crate) struct Args {
     /// The trace
@@ -22,6 +22,7 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Report {
+    schema: u32,
     complete: bool,
     has_tail: bool,
     salvaged: bool,
@@ -52,6 +53,7 @@ impl Args {
             missing_events: problem.missing_event_count,
         };
         let report = Report {
+            schema: 1,
             complete: report.complete,
             has_tail: report.has_tail,
             salvaged: report.salvaged,
