@@ -2,6 +2,10 @@
 //! profiles (TOML, see `samples/README.md`) and for choosing one for a process; not for applying it (see `phases`, `leaks`,
 //! and the recorder for live markers).
 
+mod check;
+
+pub use check::{Check, Named, check_binaries, check_trace};
+
 use serde::Deserialize;
 use trace_format::Process;
 

@@ -11,6 +11,7 @@ mod info;
 mod leaks;
 mod lifetimes;
 mod phases;
+mod profile;
 mod profiles;
 #[cfg(feature = "recording")]
 mod record;
@@ -62,6 +63,7 @@ enum Command {
     Lifetimes(lifetimes::Args),
     Leaks(leaks::Args),
     Flamegraph(flamegraph::Args),
+    Profile(profile::Args),
     Verify(verify::Args),
     Salvage(salvage::Args),
     #[cfg(feature = "recording")]
@@ -83,6 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Lifetimes(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
+        Command::Profile(args) => args.run(&mut out),
         Command::Verify(args) => args.run(&mut out),
         Command::Salvage(args) => args.run(&mut out),
         #[cfg(feature = "recording")]
