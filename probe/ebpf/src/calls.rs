@@ -40,7 +40,7 @@ const LAST: u32 = PENDING_DEPTH as u32 - 1;
 
 /// Entry of an allocator function.
 #[inline(always)]
-pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
+pub(crate) fn enter<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
     let Some(control) = CONTROL.get(0) else { return };
     if control.armed == 0 {
         return;
@@ -64,9 +64,10 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
     // event counts all the same.
     let later = thread.depth == 0
         && if descriptor.action == Action::Alloc as u8 {
-            control.max_frames == 0 || descriptor.flags & FLAG_LEAF != 0
+            !WALKS || control.max_frames == 0 || descriptor.flags & FLAG_LEAF != 0
         } else {
             descriptor.action == Action::Free as u8
+                && WALKS
                 && control.max_frames > 0
                 && control.free_stacks != 0
                 && thread.last_freed != pointer
@@ -140,13 +141,13 @@ pub(crate) fn enter(ctx: *mut c_void, regs: &pt_regs) {
         record.kind = RecordKind::ReallocBegin as u8;
     }
     let start = Start { rbp: argument(regs, descriptor.rbp_at), space: descriptor.space };
-    emit(control, thread, if control.free_stacks != 0 { Some(start) } else { None }, &record);
+    emit::<WALKS>(control, thread, if control.free_stacks != 0 { Some(start) } else { None }, &record);
 }
 
 /// Return of an allocator function whose return address stands (or stood) in `slot`. `shared`: the probed instruction
 /// also serves other functions, whose returns are nobody's.
 #[inline(always)]
-pub(crate) fn leave(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
+pub(crate) fn leave<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
     let Some(control) = CONTROL.get(0) else { return };
     if control.armed == 0 {
         return;
@@ -200,7 +201,7 @@ pub(crate) fn leave(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
         size: call.size,
         ..EMPTY_RECORD
     };
-    emit(control, thread, Some(Start { rbp: regs.rbp, space: descriptor.space }), &record);
+    emit::<WALKS>(control, thread, Some(Start { rbp: regs.rbp, space: descriptor.space }), &record);
 }
 
 pub(crate) const EMPTY_RECORD: Record = Record {

@@ -36,7 +36,7 @@ use aya_ebpf::{
 /// An allocator function is entered.
 #[uprobe]
 pub fn enter(ctx: ProbeContext) -> u32 {
-    calls::enter(ctx.as_ptr(), unsafe { &*ctx.regs });
+    calls::enter::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 
@@ -45,7 +45,7 @@ pub fn enter(ctx: ProbeContext) -> u32 {
 pub fn leave(ctx: RetProbeContext) -> u32 {
     // The return probe sees the stack after `ret`: the slot is just below.
     let regs = unsafe { &*ctx.regs };
-    calls::leave(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
+    calls::leave::<true>(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
     0
 }
 
@@ -53,7 +53,22 @@ pub fn leave(ctx: RetProbeContext) -> u32 {
 #[uprobe]
 pub fn leave_at_ret(ctx: ProbeContext) -> u32 {
     let regs = unsafe { &*ctx.regs };
-    calls::leave(ctx.as_ptr(), regs, regs.rsp, true);
+    calls::leave::<true>(ctx.as_ptr(), regs, regs.rsp, true);
+    0
+}
+
+/// `enter` of a recording without stacks.
+#[uprobe]
+pub fn enter_bare(ctx: ProbeContext) -> u32 {
+    calls::enter::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
+    0
+}
+
+/// `leave` of a recording without stacks.
+#[uretprobe]
+pub fn leave_bare(ctx: RetProbeContext) -> u32 {
+    let regs = unsafe { &*ctx.regs };
+    calls::leave::<false>(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
     0
 }
 

@@ -36,9 +36,15 @@ pub(crate) struct Start {
     pub(crate) space: u32,
 }
 
-/// Completes `record` with time and stack and gives it to the ring. No stack is taken without a `start`.
+/// Completes `record` with time and stack and gives it to the ring. No stack is taken without a `start`, nor by programs that
+/// do not walk: those have no code for it, and the kernel has less to verify.
 #[inline(always)]
-pub(crate) fn emit(control: &Control, thread: &mut ThreadState, start: Option<Start>, record: &Record) {
+pub(crate) fn emit<const WALKS: bool>(
+    control: &Control,
+    thread: &mut ThreadState,
+    start: Option<Start>,
+    record: &Record,
+) {
     let time_ns = unsafe { bpf_ktime_get_ns() };
     if control.lossy != 0 {
         tell_loss(0);
@@ -46,7 +52,7 @@ pub(crate) fn emit(control: &Control, thread: &mut ThreadState, start: Option<St
     let count = thread.record_count;
     thread.record_count = count.wrapping_add(1);
     let sent = match start {
-        Some(start) if control.max_frames > 0 => {
+        Some(start) if WALKS && control.max_frames > 0 => {
             let timed = count & (TIMED_WALKS - 1) == 0;
             send_with_frames(control.max_frames, start, record, time_ns, timed)
         }

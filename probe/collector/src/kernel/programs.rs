@@ -100,15 +100,17 @@ pub enum Hook {
 impl Hook {
     const ALL: [Self; 5] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap, Self::Marker];
 
-    fn program(self, floor: bool) -> &'static str {
-        match (self, floor) {
-            (Self::LinkMap, _) => "link_map",
-            (Self::Leave, true) => "empty_return",
-            (_, true) => "empty",
-            (Self::Enter, false) => "enter",
-            (Self::Leave, false) => "leave",
-            (Self::LeaveAtRet, false) => "leave_at_ret",
-            (Self::Marker, false) => "marker",
+    fn program(self, tuning: Tuning) -> &'static str {
+        match (self, tuning.floor, tuning.max_frames > 0) {
+            (Self::LinkMap, ..) => "link_map",
+            (Self::Leave, true, _) => "empty_return",
+            (_, true, _) => "empty",
+            (Self::Enter, false, true) => "enter",
+            (Self::Enter, false, false) => "enter_bare",
+            (Self::Leave, false, true) => "leave",
+            (Self::Leave, false, false) => "leave_bare",
+            (Self::LeaveAtRet, false, _) => "leave_at_ret",
+            (Self::Marker, false, _) => "marker",
         }
     }
 }
@@ -236,9 +238,9 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|error| missing(explain(&error)))?;
         let fds = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?))).collect();
-        let multi = if kernel_version() >= (6, 6) { load_multi(&fds, tuning.floor).ok() } else { None };
+        let multi = if kernel_version() >= (6, 6) { load_multi(&fds, tuning).ok() } else { None };
         if multi.is_none() {
-            load_perf(&mut ebpf, tuning.floor)?;
+            load_perf(&mut ebpf, tuning)?;
         }
         let mut take = |name: &str| ebpf.take_map(name).expect("the embedded object has this map");
         let control_map = take("CONTROL");
@@ -353,7 +355,7 @@ impl Kernel {
     /// # Errors
     /// The kernel's refusal of one of them, in words.
     pub fn attach(&mut self, file: &Path, pid: u32, probes: &[Wanted]) -> Result<Vec<Link>, String> {
-        let floor = self.tuning.floor;
+        let tuning = self.tuning;
         let Some(multi) = &mut self.multi else {
             return probes.iter().map(|probe| self.attach_one(file, pid, *probe)).collect();
         };
@@ -364,7 +366,7 @@ impl Kernel {
                 of_hook.map(|probe| Point { offset: probe.offset, cookie: u64::from(probe.cookie) }).collect();
             if !points.is_empty() {
                 let link = multi
-                    .link(hook.program(floor), hook == Hook::Leave, file, pid, &points)
+                    .link(hook.program(tuning), hook == Hook::Leave, file, pid, &points)
                     .map_err(|error| error.to_string())?;
                 links.push(Link::Multi(link));
             }
@@ -375,7 +377,7 @@ impl Kernel {
     fn attach_one(&mut self, file: &Path, pid: u32, probe: Wanted) -> Result<Link, String> {
         let program: &mut UProbe = self
             .ebpf
-            .program_mut(probe.hook.program(self.tuning.floor))
+            .program_mut(probe.hook.program(self.tuning))
             .expect("the embedded object has this program")
             .try_into()
             .expect("it is a uprobe");
@@ -445,19 +447,19 @@ impl Kernel {
 }
 
 /// Loads the programs that every recording needs, as `uprobe_multi`.
-fn load_multi(maps: &std::collections::HashMap<String, RawFd>, floor: bool) -> std::io::Result<MultiPrograms> {
+fn load_multi(maps: &std::collections::HashMap<String, RawFd>, tuning: Tuning) -> std::io::Result<MultiPrograms> {
     let mut multi = MultiPrograms::prepare(OBJECT, maps)?;
     for hook in [Hook::Enter, Hook::Leave, Hook::LinkMap] {
-        multi.load(hook.program(floor))?;
+        multi.load(hook.program(tuning))?;
     }
     Ok(multi)
 }
 
 /// Loads all programs through aya, for perf links.
-fn load_perf(ebpf: &mut Ebpf, floor: bool) -> Result<(), CollectError> {
+fn load_perf(ebpf: &mut Ebpf, tuning: Tuning) -> Result<(), CollectError> {
     // The program of markers is loaded when there are any.
     let hooks = Hook::ALL.iter().filter(|hook| **hook != Hook::Marker);
-    let names: std::collections::BTreeSet<&str> = hooks.map(|hook| hook.program(floor)).collect();
+    let names: std::collections::BTreeSet<&str> = hooks.map(|hook| hook.program(tuning)).collect();
     for name in names {
         let program: &mut UProbe =
             ebpf.program_mut(name).expect("the embedded object has this program").try_into().expect("it is a uprobe");
