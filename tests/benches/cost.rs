@@ -139,7 +139,8 @@ impl Way {
                 return Some(command);
             }
             Self::Floor => heaptape(&["record", "--quiet", "--floor"]),
-            Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "-o"]),
+            // The floor has no markers either.
+            Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "--profile", "none", "-o"]),
             Self::AllocStacks => heaptape(&["record", "--quiet", "--no-free-stacks", "-o"]),
             Self::AllStacks => heaptape(&["record", "--quiet", "-o"]),
         };

@@ -82,7 +82,14 @@ pub fn link_map(_ctx: ProbeContext) -> u32 {
 /// A marked place is passed. It may sleep: the text that it names may not be in memory yet.
 #[uprobe(sleepable)]
 pub fn marker(ctx: ProbeContext) -> u32 {
-    marker::hit(ctx.as_ptr(), unsafe { &*ctx.regs });
+    marker::hit::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
+    0
+}
+
+/// `marker` of a recording without stacks.
+#[uprobe(sleepable)]
+pub fn marker_bare(ctx: ProbeContext) -> u32 {
+    marker::hit::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 

@@ -32,7 +32,7 @@ const TEXT_ROOM: u32 = MAX_TEXT_BYTES as u32 + 2;
 
 /// A marked place.
 #[inline(always)]
-pub(crate) fn hit(ctx: *mut c_void, regs: &pt_regs) {
+pub(crate) fn hit<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
     let Some(control) = CONTROL.get(0) else { return };
     if control.armed == 0 {
         return;
@@ -74,7 +74,7 @@ pub(crate) fn hit(ctx: *mut c_void, regs: &pt_regs) {
     // An end tells all with its name.
     let rbp = if flags & FLAG_MARKER_INSIDE != 0 { regs.rbp } else { argument(regs, descriptor.rbp_at) };
     let start = if flags & FLAG_MARKER_END != 0 { None } else { Some(Start { rbp, space: descriptor.space }) };
-    emit_marker(control, start, &record);
+    emit_marker::<WALKS>(control, start, &record);
 }
 
 /// What a call whose return address stands in `slot` returns to, also where a return probe has replaced it.

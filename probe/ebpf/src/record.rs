@@ -75,13 +75,13 @@ pub(crate) fn emit<const WALKS: bool>(
 
 /// [`emit`] for a marker, which knows nothing of the thread's calls and happens seldom.
 #[inline(always)]
-pub(crate) fn emit_marker(control: &Control, start: Option<Start>, record: &Record) {
+pub(crate) fn emit_marker<const WALKS: bool>(control: &Control, start: Option<Start>, record: &Record) {
     let time_ns = unsafe { bpf_ktime_get_ns() };
     if control.lossy != 0 {
         tell_loss(0);
     }
     let sent = match start {
-        Some(start) if control.max_frames > 0 => send_with_frames(control.max_frames, start, record, time_ns, false),
+        Some(start) if WALKS && control.max_frames > 0 => send_with_frames(control.max_frames, start, record, time_ns, false),
         _ => send(record, time_ns),
     };
     if !sent {

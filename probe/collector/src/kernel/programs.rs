@@ -110,7 +110,8 @@ impl Hook {
             (Self::Leave, false, true) => "leave",
             (Self::Leave, false, false) => "leave_bare",
             (Self::LeaveAtRet, false, _) => "leave_at_ret",
-            (Self::Marker, false, _) => "marker",
+            (Self::Marker, false, true) => "marker",
+            (Self::Marker, false, false) => "marker_bare",
         }
     }
 }
