@@ -350,11 +350,11 @@ impl Observer for Watch<'_> {
     type Tag = Link;
 
     fn event(&mut self, event: &Event) {
-        match event.op {
-            Op::ThreadEnd => self.close(event.thread.index(), 0),
-            Op::ProcessStart { .. } | Op::ProcessEnd { .. } | Op::Loss { .. } | Op::Unknown { .. } => {}
-            _ => self.follow(event),
+        if event.op == Op::ThreadEnd {
+            self.close(event.thread.index(), 0);
         }
+        // Every event: one that is left out would look like one that is missing, across which nothing continues.
+        self.follow(event);
     }
 
     fn born(&mut self, block: &Block<Link>, stack: StackId, replaced: Option<&Block<Link>>, event: &Event) -> Link {

@@ -139,12 +139,13 @@ impl<'t> Tracker<'t> {
     /// Takes the next event; returns what it changed, in order.
     pub fn step(&mut self, event: &Event) -> &[Change] {
         self.changes.clear();
+        // Every event: one that is left out would look like one that is missing, across which nothing continues.
+        let step = self.activations.step(event);
         match event.op {
             Op::ThreadEnd => self.close_all(event.thread),
             Op::ProcessEnd { process, .. } => self.close_process(process),
             Op::ProcessStart { .. } | Op::Loss { .. } | Op::Unknown { .. } => {}
             _ => {
-                let step = self.activations.step(event);
                 if let Some(step) = step {
                     self.follow_stack(event, step);
                 }
