@@ -3,8 +3,10 @@
 
 mod class;
 mod collector;
+mod death;
 mod histogram;
 mod lives;
+mod peak;
 mod phases;
 mod study;
 mod timeline;
@@ -13,6 +15,7 @@ pub use class::Class;
 pub use collector::{CellLife, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
 pub use histogram::{Coarse, Histogram};
 pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
+pub use peak::Peak;
 pub use phases::{Ages, ClassFigures, Held, InstanceFigures, Phase, Phases, phases};
 pub use study::{ProcessPhases, Study, Wish, study};
 pub use timeline::{Bin, MAX_BINS, Timeline};

@@ -3,18 +3,14 @@
 //!
 //! Memory: live blocks (a tag each), rows of phases, open phase instances, and per cell (distinct stack and process) one
 //! [`CellLife`]. Time per event: frames that changed plus open phases.
-//!
-//! # Who held the peak of a phase
-//!
-//! While a phase is open, the live bytes of its process reach a maximum; which phases' blocks were those? As for cells (see
-//! `replay::cells`), a value that does not change after the maximum still shows what it was then: each new maximum of row q
-//! raises its epoch, and a row whose live bytes are about to change for the first time in that epoch puts them aside for q.
 
 use foldhash::{HashMap, HashMapExt};
-use trace_format::{Event, ProcessId, Sequence, StackId, Tables, ThreadId};
+use trace_format::{Event, Op, ProcessId, Sequence, StackId, Tables, ThreadId};
 
 use super::class::Class;
+use super::death::{Death, Moving};
 use super::histogram::{Coarse, Histogram};
+use super::peak::Peak;
 use super::timeline::Timeline;
 use crate::phases::{Change, OpenPhase, RowId, Tracker, open_since};
 use crate::replay::{Amount, Block, Observer};
@@ -60,10 +56,8 @@ pub struct RowLife {
     pub classes: [Amount; Class::COUNT],
     /// Blocks born here that are alive now.
     pub live: Amount,
-    /// Most bytes that were alive in the process while an instance was open.
-    pub peak_bytes: u64,
-    /// When.
-    pub peak_ns: u64,
+    /// The most that was alive in the process while an instance was open, and who held it.
+    pub peak: Peak,
     /// Most bytes born here that were alive at a time.
     pub own_peak_bytes: u64,
     /// Blocks born in an instance, phases inside it included, and alive at its end.
@@ -74,9 +68,6 @@ pub struct RowLife {
     pub ages_ns: Histogram,
     /// The first instances.
     pub instances: Vec<Instance>,
-    epoch: u64,
-    /// Live bytes of each row, put aside for this one's peak.
-    aside: Vec<(u64, u64)>,
 }
 
 /// One instance of a phase.
@@ -149,6 +140,7 @@ pub struct Collector<'t> {
     matrix: HashMap<(RowId, Option<RowId>), Amount>,
     instances: Vec<Vec<Running>>,
     processes: Vec<ProcessLife>,
+    moving: Moving,
     sums: Sums,
     clock_bytes: u64,
     now_ns: u64,
@@ -183,8 +175,6 @@ pub struct Collected {
     pub unmatched_end_count: u64,
     /// Begin markers whose end never came.
     pub unended_count: u64,
-    /// Who held the peak of each row, the most first: (row, bytes).
-    pub holders: Vec<Vec<(RowId, u64)>>,
 }
 
 impl<'t> Collector<'t> {
@@ -197,6 +187,7 @@ impl<'t> Collector<'t> {
             matrix: HashMap::new(),
             instances: vec![Vec::new(); tables.threads.len()],
             processes: vec![ProcessLife::default(); tables.processes.len()],
+            moving: Moving::new(tables.threads.len()),
             sums: Sums::default(),
             clock_bytes: 0,
             now_ns: 0,
@@ -218,11 +209,11 @@ impl<'t> Collector<'t> {
         &mut self.rows[at]
     }
 
-    fn apply(&mut self, changes: &[Change]) {
+    fn apply(&mut self, changes: &[Change], cut_short: bool) {
         for change in changes {
             match *change {
                 Change::Opened(thread, open) => self.instance_begins(thread, &open),
-                Change::Closed(thread, open) => self.instance_ends(thread, &open, false),
+                Change::Closed(thread, open) => self.instance_ends(thread, &open, cut_short),
             }
         }
     }
@@ -236,10 +227,7 @@ impl<'t> Collector<'t> {
             row.begin_ns = now_ns;
         }
         row.instance_count += 1;
-        if live > row.peak_bytes {
-            (row.peak_bytes, row.peak_ns) = (live, now_ns);
-            row.epoch += 1;
-        }
+        row.peak.raise(live, now_ns);
         let facts = Instance { begin_ns: now_ns, first: now, ..Instance::default() };
         let running = Running { instance: open.instance, facts, live: Amount::default() };
         self.instances[thread.index()].push(running);
@@ -258,8 +246,13 @@ impl<'t> Collector<'t> {
         {
             process.open.swap_remove(at);
         }
+        let mut peak = std::mem::take(&mut self.row_mut(open.row).peak);
+        let rows = self.tracker.rows().iter().zip(&self.rows).zip(0..);
+        let of_process = rows.filter(|((phase, _), _)| self.process_of(phase.thread) == process);
+        peak.settle(of_process.map(|((_, life), at)| (RowId(at), life.live.bytes)));
         let (now_ns, now) = (self.now_ns, self.now);
         let row = self.row_mut(open.row);
+        row.peak = peak;
         row.end_ns = now_ns;
         row.time_ns += now_ns.saturating_sub(running.facts.begin_ns);
         row.cut_short_count += u64::from(cut_short);
@@ -275,15 +268,7 @@ impl<'t> Collector<'t> {
         let live = self.rows[row.0 as usize].live.bytes;
         let Some(process) = self.processes.get(process) else { return };
         for open in &process.open {
-            let open = &mut self.rows[open.0 as usize];
-            let place = row.0 as usize;
-            if place >= open.aside.len() {
-                open.aside.resize(place + 1, (0, 0));
-            }
-            let aside = &mut open.aside[place];
-            if aside.0 != open.epoch {
-                *aside = (open.epoch, live);
-            }
+            self.rows[open.0 as usize].peak.put_aside(row, live);
         }
     }
 
@@ -292,11 +277,7 @@ impl<'t> Collector<'t> {
     fn after_growth(&mut self, process: usize) {
         let Some(process) = self.processes.get(process) else { return };
         for open in &process.open {
-            let row = &mut self.rows[open.0 as usize];
-            if process.live_bytes > row.peak_bytes {
-                (row.peak_bytes, row.peak_ns) = (process.live_bytes, self.now_ns);
-                row.epoch += 1;
-            }
+            self.rows[open.0 as usize].peak.raise(process.live_bytes, self.now_ns);
         }
     }
 
@@ -338,40 +319,52 @@ impl<'t> Collector<'t> {
         self.timeline.changed(row, self.rows[row.0 as usize].live.bytes);
     }
 
-    /// A block's life is over, by a free or by a realloc.
-    fn over(&mut self, block: &Block<Tag>, event: &Event) {
+    /// What the death of a block by this event is.
+    fn death(&mut self, block: &Block<Tag>, event: &Event) -> Death {
         let (thread, tag) = (event.thread, block.tag);
-        let dying_row = self.tracker.current(thread);
-        self.row_mut(dying_row);
-        let amount = Amount { bytes: block.size_bytes, count: 1 };
-        self.rows[dying_row.0 as usize].died += amount;
+        let row = self.tracker.current(thread);
         let same_thread = thread == block.thread;
         let open = self.tracker.open(thread);
         let still_open = open_since(open, block.birth_sequence).min(tag.open_phases as usize);
-        let class = Class::of_freed(same_thread, tag.open_phases as usize, still_open, open.len());
-        *self.matrix.entry((tag.row, Some(dying_row))).or_default() += amount;
-        let age_ns = event.time_ns.saturating_sub(block.birth_ns);
-        let age_bytes = self.clock_bytes.saturating_sub(tag.clock_bytes);
-        self.sums.byte_ns += u128::from(age_ns) * u128::from(block.size_bytes);
-        self.sums.byte_bytes += u128::from(age_bytes) * u128::from(block.size_bytes);
+        let stack = self.tracker.activations().of(thread).filter(|_| same_thread);
+        let depth = tag.depth as usize;
+        let scopes =
+            stack.map(|stack| (stack.scope(block.birth_sequence), stack.pessimistic_scope(block.birth_sequence)));
+        Death {
+            birth: block.birth_sequence,
+            row,
+            class: Class::of_freed(same_thread, tag.open_phases as usize, still_open, open.len()),
+            age_ns: event.time_ns.saturating_sub(block.birth_ns),
+            age_bytes: self.clock_bytes.saturating_sub(tag.clock_bytes),
+            escapes: scopes
+                .map(|(scope, pessimistic)| (depth.saturating_sub(scope), depth.saturating_sub(pessimistic))),
+            unscoped: scopes.is_some_and(|(scope, _)| scope.min(depth) == 0),
+        }
+    }
+
+    /// A block's life is over.
+    fn over(&mut self, block: &Block<Tag>, death: &Death) {
+        let (tag, class) = (block.tag, death.class.index());
+        let amount = Amount { bytes: block.size_bytes, count: 1 };
+        self.row_mut(death.row).died += amount;
+        *self.matrix.entry((tag.row, Some(death.row))).or_default() += amount;
+        self.sums.byte_ns += u128::from(death.age_ns) * u128::from(block.size_bytes);
+        self.sums.byte_bytes += u128::from(death.age_bytes) * u128::from(block.size_bytes);
         let row = &mut self.rows[tag.row.0 as usize];
-        row.classes[class.index()] += amount;
-        row.ages_bytes.add(age_bytes);
-        row.ages_ns.add(age_ns);
+        row.classes[class] += amount;
+        row.ages_bytes.add(death.age_bytes);
+        row.ages_ns.add(death.age_ns);
         let cell = &mut self.cells[block.cell.index()];
-        cell.classes[class.index()] += amount;
-        cell.ages_bytes.add(age_bytes);
-        cell.ages_ns.add(age_ns);
-        if let (true, Some(stack)) = (same_thread, self.tracker.activations().of(thread)) {
-            let depth = tag.depth as usize;
-            let scope = stack.scope(block.birth_sequence).min(depth);
-            let pessimistic = stack.pessimistic_scope(block.birth_sequence).min(depth);
+        cell.classes[class] += amount;
+        cell.ages_bytes.add(death.age_bytes);
+        cell.ages_ns.add(death.age_ns);
+        if let Some((escape, pessimistic)) = death.escapes {
             self.sums.freed_count += 1;
-            self.sums.doubtful_scope_count += u64::from(scope != pessimistic);
-            self.sums.escapes[(depth - scope).min(ESCAPES - 1)] += 1;
-            self.sums.pessimistic_escapes[(depth - pessimistic).min(ESCAPES - 1)] += 1;
-            cell.escapes[(depth - scope).min(ESCAPES - 1)] += 1;
-            cell.unscoped_count += u32::from(scope == 0);
+            self.sums.doubtful_scope_count += u64::from(escape != pessimistic);
+            self.sums.escapes[escape.min(ESCAPES - 1)] += 1;
+            self.sums.pessimistic_escapes[pessimistic.min(ESCAPES - 1)] += 1;
+            cell.escapes[escape.min(ESCAPES - 1)] += 1;
+            cell.unscoped_count += u32::from(death.unscoped);
         }
     }
 
@@ -385,8 +378,6 @@ impl<'t> Collector<'t> {
         let row_count = self.tracker.rows().len();
         self.rows.resize_with(row_count, RowLife::default);
         self.timeline.finish(self.now_ns);
-        let live: Vec<u64> = self.rows.iter().map(|row| row.live.bytes).collect();
-        let holders = self.rows.iter().map(|row| holders(row, &live)).collect();
         Collected {
             phases: self.tracker.rows().to_vec(),
             rows: self.rows,
@@ -396,30 +387,8 @@ impl<'t> Collector<'t> {
             timeline: self.timeline,
             unmatched_end_count: self.tracker.unmatched_end_count(),
             unended_count: self.tracker.unended_count(),
-            holders,
         }
     }
-}
-
-/// Live bytes of each row at the peak of one.
-fn holders(row: &RowLife, live: &[u64]) -> Vec<(RowId, u64)> {
-    if row.peak_bytes == 0 {
-        return Vec::new();
-    }
-    let mut holders: Vec<(RowId, u64)> = live
-        .iter()
-        .enumerate()
-        .map(|(at, live)| {
-            let bytes = match row.aside.get(at) {
-                Some((epoch, bytes)) if *epoch == row.epoch => *bytes,
-                _ => *live,
-            };
-            (RowId(at as u32), bytes)
-        })
-        .filter(|(_, bytes)| *bytes > 0)
-        .collect();
-    holders.sort_unstable_by_key(|(row, bytes)| (std::cmp::Reverse(*bytes), row.0));
-    holders
 }
 
 impl Observer for Collector<'_> {
@@ -431,13 +400,13 @@ impl Observer for Collector<'_> {
         let changes = self.tracker.step(event);
         if !changes.is_empty() {
             let changes = changes.to_vec();
-            self.apply(&changes);
+            self.apply(&changes, matches!(event.op, Op::ThreadEnd | Op::ProcessEnd { .. }));
         }
     }
 
     fn born(&mut self, block: &Block<Tag>, _stack: StackId, replaced: Option<&Block<Tag>>, event: &Event) -> Tag {
         if let Some(old) = replaced {
-            self.over(old, event);
+            self.died_moving(old, event);
         }
         let thread = event.thread;
         let row = self.tracker.current(thread);
@@ -466,19 +435,31 @@ impl Observer for Collector<'_> {
 
     fn died(&mut self, block: &Block<Tag>, event: &Event) {
         self.shrink(block);
-        self.over(block, event);
+        let death = self.death(block, event);
+        self.over(block, &death);
     }
 
-    fn moving(&mut self, block: &Block<Tag>, _event: &Event) {
+    fn moving(&mut self, block: &Block<Tag>, event: &Event) {
         self.shrink(block);
+        let death = self.death(block, event);
+        self.moving.begin(event.thread, death);
     }
 
-    fn stayed(&mut self, block: &Block<Tag>, _event: &Event) {
+    fn stayed(&mut self, block: &Block<Tag>, event: &Event) {
+        self.moving.end(event.thread, block.birth_sequence);
         self.grow(block.thread, block.tag.row, block.size_bytes, block.birth_sequence);
     }
 
     fn died_moving(&mut self, block: &Block<Tag>, event: &Event) {
-        self.over(block, event);
+        if let Some(death) = self.moving.end(event.thread, block.birth_sequence) {
+            self.over(block, &death);
+        }
+    }
+
+    fn never_moved(&mut self, block: &Block<Tag>) {
+        if let Some(death) = self.moving.give_up(block.birth_sequence) {
+            self.over(block, &death);
+        }
     }
 
     fn survived(&mut self, block: &Block<Tag>, _process: ProcessId) {

@@ -150,8 +150,10 @@ pub fn lifetimes(
     for amount in &classes {
         total += *amount;
     }
+    // Where nothing but failures happened, no block was born.
+    let sites = sites.into_iter().map(|(site, row)| (sum(&row.classes), site, row));
+    let mut sites: Vec<_> = sites.filter(|(sum, ..)| sum.count > 0).collect();
     let site_count = sites.len() as u64;
-    let mut sites: Vec<_> = sites.into_iter().map(|(site, row)| (sum(&row.classes), site, row)).collect();
     sites.sort_unstable_by_key(|(sum, site, _)| (std::cmp::Reverse((sum.bytes, sum.count)), *site));
     sites.truncate(limit);
     let sites = sites

@@ -272,6 +272,7 @@ impl<'t, O: Observer> Replay<'t, O> {
         if let Some((domain, _)) = self.entries.get(open.entry.index()) {
             self.heaps[heap].counts[domain.index()].unfinished_realloc_count += 1;
         }
+        self.tell(heap, &open.old, |observer, block| observer.never_moved(block));
     }
 
     fn failure(&mut self, heap: HeapIndex, entry: EntryId, stack: StackId, event: &Event) {

@@ -11,7 +11,7 @@ use super::blocks::Block;
 /// what a forked child inherited). Keeps a tag with each block.
 ///
 /// A realloc tells twice: `moving` when the old block dies; then `born` with `replaced`, or `stayed` if it failed, or
-/// `died_moving` if it turned out to be a free, or nothing if it never returned.
+/// `died_moving` if it turned out to be a free, or `never_moved` if it never returned.
 pub trait Observer {
     /// What it keeps with a block.
     type Tag: Copy + Default + Debug;
@@ -39,6 +39,9 @@ pub trait Observer {
 
     /// That realloc was a free.
     fn died_moving(&mut self, _block: &Block<Self::Tag>, _event: &Event) {}
+
+    /// That realloc never returned.
+    fn never_moved(&mut self, _block: &Block<Self::Tag>) {}
 
     /// A block is alive when its process image, or the recording, ends.
     fn survived(&mut self, _block: &Block<Self::Tag>, _process: ProcessId) {}
