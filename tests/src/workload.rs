@@ -73,6 +73,7 @@ const WORKLOADS: &[Workload] = &[
     c("marked_plugin.so", &["markers/plugin.c"], &["-O2", "-shared", "-fPIC"]),
     c("marked_static_probes", &["markers/static_probes.c"], &["-O2"]),
     c("marked_static_probes-static", &["markers/static_probes.c"], &["-O0", "-static"]),
+    c("minicompiler", &["minicompiler.c"], &["-pthread"]),
     c("mt_fork", &["mt_fork.c"], &["-pthread"]),
     c("own_malloc", &["own_malloc.c"], &[]),
     c("plugin.so", &["plugin.c"], &["-shared", "-fPIC"]),
@@ -159,7 +160,7 @@ fn source_dir() -> &'static Path {
 pub fn built(name: &str) -> PathBuf {
     let workload = WORKLOADS.iter().find(|each| each.name == name).unwrap_or_else(|| panic!("no workload is {name}"));
     let output = built_dir().join(name);
-    let headers = ["truth.h", "toy_allocator.h", "../../samples/heaptape.h"];
+    let headers = ["truth.h", "phase_truth.h", "toy_allocator.h", "../../samples/heaptape.h"];
     let sources: Vec<PathBuf> = workload.sources.iter().map(|source| source_dir().join(source)).collect();
     let inputs = sources.iter().cloned().chain(headers.iter().map(|header| source_dir().join(header)));
     build_if_changed(&output, inputs, workload, |part| compile(workload, &sources, part));
