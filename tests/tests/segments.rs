@@ -15,7 +15,8 @@ use tests::toolchain::{cc1plus_command, clang_command, rustc, rustc_command};
 struct Phases {
     span_ns: u64,
     total: Total,
-    phases: Vec<Phase>,
+    #[serde(rename = "phases")]
+    rows: Vec<Phase>,
 }
 
 #[derive(Deserialize)]
@@ -51,16 +52,16 @@ fn segments_find_the_phases_of_the_profile(command: Vec<String>, least: usize) {
     // Profiles by the stacks of the same events: a marker's phase may begin long before its first allocation.
     let named = phases(&recording.trace, "stacks");
     let segments = phases(&recording.trace, "segments");
-    assert!(segments.phases.iter().all(|phase| ["segment", "none"].contains(&phase.source.as_str())));
+    assert!(segments.rows.iter().all(|phase| ["segment", "none"].contains(&phase.source.as_str())));
     // A phase in several places is one: from its first begin to its last end on a thread.
     let mut heavy: BTreeMap<(&str, u32), (u64, u64, u64)> = BTreeMap::new();
-    for phase in named.phases.iter().filter(|phase| phase.source == "stack") {
+    for phase in named.rows.iter().filter(|phase| phase.source == "stack") {
         let whole = heavy.entry((&phase.name, phase.tid)).or_insert((u64::MAX, 0, 0));
         *whole = (whole.0.min(phase.begin_ns), whole.1.max(phase.end_ns), whole.2 + phase.inclusive_alloc_bytes);
     }
     heavy.retain(|_, (_, _, bytes)| *bytes as f64 >= HEAVY * named.total.bytes as f64);
     let off = |tid: u32, begin: u64, end: u64| {
-        let on_thread = segments.phases.iter().filter(|phase| phase.source == "segment" && phase.tid == tid);
+        let on_thread = segments.rows.iter().filter(|phase| phase.source == "segment" && phase.tid == tid);
         on_thread.map(|phase| phase.begin_ns.abs_diff(begin).max(phase.end_ns.abs_diff(end))).min()
     };
     let found = heavy.iter().filter(|((name, tid), (begin, end, _))| {

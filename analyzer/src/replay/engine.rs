@@ -272,7 +272,7 @@ impl<'t, O: Observer> Replay<'t, O> {
         if let Some((domain, _)) = self.entries.get(open.entry.index()) {
             self.heaps[heap].counts[domain.index()].unfinished_realloc_count += 1;
         }
-        self.tell(heap, &open.old, |observer, block| observer.never_moved(block));
+        self.tell(heap, &open.old, O::never_moved);
     }
 
     fn failure(&mut self, heap: HeapIndex, entry: EntryId, stack: StackId, event: &Event) {
@@ -296,6 +296,9 @@ impl<'t, O: Observer> Replay<'t, O> {
         let mut block = Block { size_bytes, birth_sequence, birth_ns, cell, thread, tag: O::Tag::default() };
         if self.entry_of(cell).1 {
             block.tag = self.observer.born(&block, stack, newborn.replaced.as_ref(), event);
+        } else if let Some(old) = newborn.replaced {
+            // To an allocator that the observer does not follow: to it, that is a free.
+            self.tell(heap, &OldBlock::Killed(id, old), |observer, block| observer.died_moving(block, event));
         }
         self.come_alive(heap, id, block, event.sequence, event.time_ns);
         cell
