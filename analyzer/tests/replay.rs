@@ -10,6 +10,8 @@ mod model;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use analyzer::Names;
+use analyzer::lifetimes::{Wish, study};
 use analyzer::replay::{Account, Amount, AnomalyKind, Counts, Outcome, Peak};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -186,6 +188,35 @@ impl Seen {
     }
 }
 
+/// Whoever follows blocks from birth to death finds each of them once.
+fn follow(trace: &Trace, outcome: &Outcome) -> Result<(), TestCaseError> {
+    let names = Names::of(&trace.tables);
+    let study = study(trace, &names, &[], Wish::Best, 1, |_| ()).unwrap();
+    let counts = outcome.total.counts;
+    let births = Amount { bytes: counts.alloc_bytes, count: counts.alloc_count + counts.realloc_count };
+    let sum = |amounts: &mut dyn Iterator<Item = Amount>| {
+        amounts.fold(Amount::default(), |mut sum, amount| {
+            sum += amount;
+            sum
+        })
+    };
+    let found = &study.collected;
+    prop_assert_eq!(sum(&mut found.rows.iter().map(|row| row.born)), births, "born");
+    prop_assert_eq!(sum(&mut found.rows.iter().flat_map(|row| row.classes)), births, "classes");
+    prop_assert_eq!(sum(&mut found.cells.iter().flat_map(|cell| cell.classes)), births, "cells");
+    prop_assert_eq!(sum(&mut found.matrix.values().copied()), births, "matrix");
+    let alive = found.matrix.iter().filter(|((_, death), _)| death.is_none());
+    prop_assert_eq!(sum(&mut alive.map(|(_, amount)| *amount)), outcome.total.at_end, "survivors");
+    prop_assert_eq!(sum(&mut found.rows.iter().map(|row| row.live)), Amount::default(), "nobody lives on");
+    for row in &found.rows {
+        let held: u64 = row.peak.holders().iter().map(|(_, bytes)| *bytes).sum();
+        prop_assert_eq!(held, row.peak.bytes, "holders");
+    }
+    let highest = found.timeline.bins.iter().map(|bin| bin.max_bytes).max();
+    prop_assert_eq!(highest, Some(outcome.total.peak.bytes), "timeline");
+    Ok(())
+}
+
 #[test]
 fn the_replay_agrees_with_a_plain_model() {
     let failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions")) as _);
@@ -201,6 +232,7 @@ fn the_replay_agrees_with_a_plain_model() {
         prop_assert!(trace.completeness.complete);
         let outcome = analyzer::replay(&trace, decoders, |_| {}).unwrap();
         compare(&history, &outcome)?;
+        follow(&trace, &outcome)?;
         seen.borrow_mut().add(&history, &outcome);
         Ok(())
     });
