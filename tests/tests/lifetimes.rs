@@ -44,7 +44,8 @@ enum Line {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Place {
-    place: u64,
+    #[serde(rename = "place")]
+    number: u64,
     tid: u64,
     path: String,
     outside: bool,
@@ -97,7 +98,7 @@ impl Truth {
         self.instances.retain(|one| one.event_count > 0);
         for place in &mut self.places {
             let number =
-                self.instances.iter_mut().filter(|one| one.place == place.place).zip(1..).map(|(one, number)| {
+                self.instances.iter_mut().filter(|one| one.place == place.number).zip(1..).map(|(one, number)| {
                     one.figures.insert("number".to_owned(), number.into());
                 });
             let count = number.count();
@@ -206,7 +207,7 @@ fn assert_phases(truth: &Truth, found: &Value, library: (u64, u64), source: &str
 }
 
 fn assert_instances(truth: &Truth, place: &Place, row: &Value, what: &str) {
-    let expected: Vec<&Instance> = truth.instances.iter().filter(|one| one.place == place.place).collect();
+    let expected: Vec<&Instance> = truth.instances.iter().filter(|one| one.place == place.number).collect();
     let none = Vec::new();
     let listed = row["instance_list"].as_array().unwrap_or(&none);
     assert_eq!(listed.len(), expected.len(), "{what}");
@@ -253,9 +254,11 @@ fn assert_matrix(truth: &Truth, found: &Value, library: (u64, u64)) {
     }
 }
 
-/// Sites by the begin of their stacks and the mean size of their blocks; blocks, the function whose activation is the scope,
-/// frames up to it.
-const SCOPES: [(&[&str], u64, u64, Option<&str>, u64); 22] = [
+/// The begin of a site's stack and the mean size of its blocks; how many, the function whose activation is the scope, frames
+/// up to it.
+type Scope<'a> = (&'a [&'a str], u64, u64, Option<&'a str>, u64);
+
+const SCOPES: [Scope; 22] = [
     (&["main"], 555, 1, Some("main"), 0),
     (&["main"], 66, 1, Some("main"), 0),
     (&["lex_file", "main"], 5000, 1, Some("lex_file"), 0),
