@@ -7,6 +7,8 @@ use std::{
     process::ExitCode,
 };
 
+use analyzer::lifetimes::{Wish, study};
+use analyzer::profile::built_in;
 use analyzer::{grouping::Grouping, metric::Metric, selection::Wanted, sites::SiteOptions, wrappers::Wrappers};
 use anyhow::Context as _;
 
@@ -36,6 +38,10 @@ impl Args {
         let info = analyzer::info::info(&replayed.trace, &replayed.outcome, analyzer::stacks::stacks(&replayed.trace)?);
         analyzer::report::summary(out, &screen, &info)?;
         let wanted = Wanted::default();
+        let profiles = built_in();
+        let study = study(&replayed.trace, &replayed.names, &profiles, Wish::Best, super::decoders(), |_| ())?;
+        let phases = analyzer::lifetimes::phases(&replayed.trace, &study, &wanted, 0)?;
+        analyzer::report::phases(out, &screen, &phases, false)?;
         let wrappers = Wrappers::default();
         let options =
             SiteOptions { metric: Metric::Bytes, grouping: Grouping::Stack, limit: 10, wrappers: wrappers.clone() };
