@@ -344,6 +344,35 @@ fn stacks_see_what_markers_say() {
     assert_eq!(markers.study.collected.sums.escapes, stacks.study.collected.sums.escapes);
 }
 
+#[test]
+fn processes_and_allocators_add_up_to_all() {
+    for_each(|case| {
+        let Case { what, trace, study, lifetimes: all, .. } = case;
+        let names = Names::of(&trace.tables);
+        let of = |wanted: &Wanted| {
+            lifetimes(trace, study, &names, wanted, &Wrappers::default(), 0).expect("it is in the trace")
+        };
+        let process = |process: &trace_format::Process| Wanted { process: Some(process.pid.to_string()), domain: None };
+        let domain = |domain: &trace_format::Domain| Wanted { process: None, domain: Some(domain.name.clone()) };
+        let domains = trace.tables.domains.iter().filter(|domain| domain.layer == 0);
+        for wanted in
+            [trace.tables.processes.iter().map(process).collect::<Vec<_>>(), domains.map(domain).collect::<Vec<_>>()]
+        {
+            let parts: Vec<Lifetimes> = wanted.iter().map(of).collect();
+            assert_eq!(sum(parts.iter().map(|part| (part.total.count, part.total.bytes))), all.total, "{what}");
+            let mean: f64 = parts.iter().map(|part| part.mean_live_bytes).sum();
+            assert!((mean - all.mean_live_bytes).abs() <= mean * 1e-9, "{what}: {mean}");
+            let doubtful: u64 = parts.iter().map(|part| part.escape.doubtful_count).sum();
+            assert_eq!(doubtful, all.escape.doubtful_count, "{what}");
+            for (at, count) in all.escape.optimistic.iter().enumerate() {
+                assert_eq!(parts.iter().map(|part| part.escape.optimistic[at]).sum::<u64>(), *count, "{what}");
+            }
+        }
+        assert_eq!(all.escape.optimistic, study.collected.sums.escapes, "{what}");
+        assert_eq!(all.escape.pessimistic, study.collected.sums.pessimistic_escapes, "{what}");
+    });
+}
+
 fn durable(classes: &[ClassFigures]) -> u64 {
     classes.iter().find(|it| it.class == analyzer::lifetimes::Class::Durable).map_or(0, |it| it.count)
 }

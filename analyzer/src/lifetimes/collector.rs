@@ -94,6 +94,12 @@ pub struct CellLife {
     pub classes: [Amount; Class::COUNT],
     /// By escape height, for blocks freed by their own thread: frames between the stack at birth and the scope.
     pub escapes: [u32; ESCAPES],
+    /// The same, pessimistic reading.
+    pub pessimistic_escapes: [u32; ESCAPES],
+    /// Blocks whose two scopes differ between the readings.
+    pub doubtful_scope_count: u32,
+    /// Bytes × ns of life, within the trace.
+    pub byte_ns: u128,
     /// Blocks whose scope is no activation: both ends share not even the thread's root.
     pub unscoped_count: u32,
     /// Ages of those freed, in bytes allocated meanwhile.
@@ -356,6 +362,7 @@ impl<'t> Collector<'t> {
         row.ages_ns.add(death.age_ns);
         let cell = &mut self.cells[block.cell.index()];
         cell.classes[class] += amount;
+        cell.byte_ns += u128::from(death.age_ns) * u128::from(block.size_bytes);
         cell.ages_bytes.add(death.age_bytes);
         cell.ages_ns.add(death.age_ns);
         if let Some((escape, pessimistic)) = death.escapes {
@@ -364,6 +371,8 @@ impl<'t> Collector<'t> {
             self.sums.escapes[escape.min(ESCAPES - 1)] += 1;
             self.sums.pessimistic_escapes[pessimistic.min(ESCAPES - 1)] += 1;
             cell.escapes[escape.min(ESCAPES - 1)] += 1;
+            cell.pessimistic_escapes[pessimistic.min(ESCAPES - 1)] += 1;
+            cell.doubtful_scope_count += u32::from(escape != pessimistic);
             cell.unscoped_count += u32::from(death.unscoped);
         }
     }
@@ -466,8 +475,10 @@ impl Observer for Collector<'_> {
         let amount = Amount { bytes: block.size_bytes, count: 1 };
         *self.matrix.entry((block.tag.row, None)).or_default() += amount;
         self.rows[block.tag.row.0 as usize].classes[Class::Durable.index()] += amount;
-        self.cells[block.cell.index()].classes[Class::Durable.index()] += amount;
         let age_ns = self.now_ns.saturating_sub(block.birth_ns);
+        let cell = &mut self.cells[block.cell.index()];
+        cell.classes[Class::Durable.index()] += amount;
+        cell.byte_ns += u128::from(age_ns) * u128::from(block.size_bytes);
         let age_bytes = self.clock_bytes.saturating_sub(block.tag.clock_bytes);
         self.sums.byte_ns += u128::from(age_ns) * u128::from(block.size_bytes);
         self.sums.byte_bytes += u128::from(age_bytes) * u128::from(block.size_bytes);

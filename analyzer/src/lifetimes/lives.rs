@@ -132,6 +132,8 @@ pub fn lifetimes(
     let tree = SiteTree::of(tables, names, wrappers);
     let depths = crate::activations::depths(tables);
     let mut classes = [Amount::default(); Class::COUNT];
+    let mut byte_ns = 0;
+    let mut escape = Escape { optimistic: vec![0; ESCAPES], pessimistic: vec![0; ESCAPES], doubtful_count: 0 };
     let mut sites: HashMap<SiteId, SiteRow> = HashMap::new();
     for (cell, life) in study.outcome.cells.iter().zip(&found.cells).filter(|(cell, _)| selection.includes(cell)) {
         let row = sites.entry(tree.site(cell.stack)).or_default();
@@ -139,6 +141,12 @@ pub fn lifetimes(
             classes[at] += *amount;
             row.classes[at] += *amount;
         }
+        byte_ns += life.byte_ns;
+        for at in 0..ESCAPES {
+            escape.optimistic[at] += u64::from(life.escapes[at]);
+            escape.pessimistic[at] += u64::from(life.pessimistic_escapes[at]);
+        }
+        escape.doubtful_count += u64::from(life.doubtful_scope_count);
         add_scopes(&mut row.scopes, life, depths.get(cell.stack.index()).copied().unwrap_or(0));
         row.ages_bytes.merge(&life.ages_bytes);
         row.ages_ns.merge(&life.ages_ns);
@@ -165,12 +173,8 @@ pub fn lifetimes(
         schema: 1,
         total,
         classes: class_figures(&classes),
-        mean_live_bytes: if span_ns == 0 { 0.0 } else { found.sums.byte_ns as f64 / span_ns as f64 },
-        escape: Escape {
-            optimistic: found.sums.escapes.to_vec(),
-            pessimistic: found.sums.pessimistic_escapes.to_vec(),
-            doubtful_count: found.sums.doubtful_scope_count,
-        },
+        mean_live_bytes: if span_ns == 0 { 0.0 } else { byte_ns as f64 / span_ns as f64 },
+        escape,
         sources: study
             .sources
             .iter()
