@@ -1,6 +1,7 @@
 //! How long blocks live, and where. Responsible for following each block from its birth to its death, by phase, by site and by
 //! activation.
 
+mod chart;
 mod class;
 mod collector;
 mod death;
@@ -11,6 +12,7 @@ mod phases;
 mod study;
 mod timeline;
 
+pub use chart::{Band, Chart, chart};
 pub use class::Class;
 pub use collector::{CellLife, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
 pub use histogram::{Coarse, Histogram};

@@ -10,6 +10,8 @@ mod screen;
 mod sites;
 mod survivors;
 mod table;
+mod timeline;
+mod timeline_svg;
 mod width;
 
 pub use info::{info, summary};
@@ -20,4 +22,6 @@ pub use profile::profile_check;
 pub use screen::{Screen, Style};
 pub use sites::sites;
 pub use survivors::survivors;
+pub use timeline::timeline;
+pub use timeline_svg::timeline_svg;
 pub use width::{clean, shorten};

@@ -83,8 +83,8 @@ impl Args {
         let folded =
             analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.by.metric());
         let folded = match folded {
-            // A recorder that was killed early leaves a trace in which nothing happened: that is no error of the reader's.
-            Err(AnalysisError::NothingToDraw { metric, scope }) if replayed.outcome.total.counts.alloc_count == 0 => {
+            // Nothing was allocated, or all of it was freed: that is an answer.
+            Err(AnalysisError::NothingToDraw { metric, scope }) => {
                 eprintln!("heaptape: warning: nothing to draw: no {metric} in {scope}");
                 if self.json {
                     let value = Folded { metric: self.by.metric(), scope: &scope, total: 0, stacks: Vec::new() };
@@ -111,6 +111,7 @@ impl Args {
             folded.draw(out)?;
             return Ok(ExitCode::SUCCESS);
         }
+        super::is_not_the_trace(&path, &self.trace)?;
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         folded.draw(BufWriter::new(file))?;
         for doubt in analyzer::doubt::doubts(&replayed.trace, &replayed.outcome) {

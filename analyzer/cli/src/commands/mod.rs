@@ -17,6 +17,7 @@ mod profiles;
 mod record;
 mod salvage;
 mod sites;
+mod timeline;
 mod verify;
 
 use std::{
@@ -61,6 +62,7 @@ enum Command {
     Sites(sites::Args),
     Phases(phases::Args),
     Lifetimes(lifetimes::Args),
+    Timeline(timeline::Args),
     Leaks(leaks::Args),
     Flamegraph(flamegraph::Args),
     Profile(profile::Args),
@@ -83,6 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Sites(args) => args.run(&mut out),
         Command::Phases(args) => args.run(&mut out),
         Command::Lifetimes(args) => args.run(&mut out),
+        Command::Timeline(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Profile(args) => args.run(&mut out),
@@ -208,6 +211,14 @@ fn named(mut trace: Trace) -> (Trace, Names) {
     }
     let names = Names::of(&trace.tables);
     (trace, names)
+}
+
+/// Refuses to write over the trace that was read.
+fn is_not_the_trace(output: &Path, trace: &Path) -> anyhow::Result<()> {
+    if output.canonicalize().is_ok_and(|output| trace.canonicalize().is_ok_and(|trace| trace == output)) {
+        anyhow::bail!("{} is the trace itself; name another output file", output.display());
+    }
+    Ok(())
 }
 
 fn print_json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<ExitCode> {
