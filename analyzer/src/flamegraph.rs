@@ -10,8 +10,10 @@ use trace_format::{ProcessId, Tables, Trace};
 
 use crate::doubt::doubts;
 use crate::error::AnalysisError;
+use crate::lifetimes::{CellRow, Study};
 use crate::metric::Metric;
 use crate::names::Names;
+use crate::phases::RowId;
 use crate::replay::Outcome;
 use crate::selection::{Selection, Wanted};
 use crate::site_tree::SiteTree;
@@ -31,34 +33,45 @@ pub struct Folded {
     pub scope: String,
     /// What to say below the title: command, weight, doubts.
     pub subtitle: String,
+    /// Whether the phases of birth stand between the process and its functions.
+    pub by_phase: bool,
 }
 
 /// Folds what is selected by a metric. Each line begins with its process and ends with the entry point called; a stack that
 /// was cut short says so before its first frame. The sum of all weights is the figure that `info` shows.
 ///
 /// # Errors
-/// The selection names nothing, or nothing in it has a weight.
+/// The selection names nothing, or nothing in it has a weight; or the peak by phase was asked for, which is not kept.
 pub fn fold(
     trace: &Trace,
     outcome: &Outcome,
     names: &Names,
     wanted: &Wanted,
     metric: Metric,
+    by_phase: Option<&Study>,
 ) -> Result<Folded, AnalysisError> {
+    if by_phase.is_some() && metric == Metric::Peak {
+        return Err(AnalysisError::PeakByPhase);
+    }
     let tables = &trace.tables;
     let selection = Selection::of(wanted, tables, outcome)?;
     let tree = SiteTree::of(tables, names, &Wrappers::default());
     let mut stacks: BTreeMap<String, u64> = BTreeMap::new();
     let mut line = String::new();
     let mut total = 0_u64;
-    for cell in outcome.cells.iter().filter(|cell| selection.includes(cell)) {
-        let weight = metric.of(cell, selection.peak());
-        if weight == 0 {
-            continue;
-        }
+    let cells = outcome.cells.iter().enumerate().filter(|(_, cell)| selection.includes(cell));
+    let parts = cells.flat_map(|(at, cell)| {
+        let whole = vec![(None, metric.of(cell, selection.peak()))];
+        let parts = by_phase.map_or(whole, |study| parts(study, at, metric));
+        parts.into_iter().map(move |(phase, weight)| (cell, phase, weight))
+    });
+    for (cell, phase, weight) in parts.filter(|(.., weight)| *weight > 0) {
         total = total.wrapping_add(weight);
         line.clear();
         push_frame(&mut line, &process_name(tables, cell.process));
+        for name in by_phase.zip(phase).map_or_else(Vec::new, |(study, row)| study.phase_path(row)) {
+            push_frame(&mut line, &format!("[{name}]"));
+        }
         if let Some(end) = outcome.cut_stacks.get(&cell.stack) {
             push_frame(&mut line, &format!("[truncated: {}]", end.name()));
         }
@@ -78,7 +91,19 @@ pub fn fold(
         return Err(AnalysisError::NothingToDraw { metric: metric.words().to_owned(), scope: selection.scope });
     }
     let subtitle = subtitle(trace, outcome, &selection, metric, total);
-    Ok(Folded { stacks, metric, total, scope: selection.scope, subtitle })
+    Ok(Folded { stacks, metric, total, scope: selection.scope, subtitle, by_phase: by_phase.is_some() })
+}
+
+/// Phases that a cell's blocks were born in, with their weight.
+fn parts(study: &Study, cell: usize, metric: Metric) -> Vec<(Option<RowId>, u64)> {
+    let rows = study.collected.cells.get(cell).map_or(&[][..], |life| &life.rows);
+    let weight = |part: &CellRow| match metric {
+        Metric::Bytes => part.born.bytes,
+        Metric::Count => part.born.count,
+        Metric::LiveAtEnd => part.survived.bytes,
+        Metric::Peak => 0,
+    };
+    rows.iter().map(|part| (Some(part.row), weight(part))).collect()
 }
 
 fn process_name(tables: &Tables, process: ProcessId) -> String {
@@ -122,7 +147,7 @@ impl Folded {
     pub fn title(&self) -> String {
         let mut words = self.metric.words().to_owned();
         words[..1].make_ascii_uppercase();
-        format!("{words}, by allocating stack")
+        format!("{words}, by {}allocating stack", if self.by_phase { "phase and " } else { "" })
     }
 
     /// Writes the folded lines, as other flame graph tools read them.

@@ -14,7 +14,7 @@ mod timeline;
 
 pub use chart::{Band, Chart, chart};
 pub use class::Class;
-pub use collector::{CellLife, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
+pub use collector::{CellLife, CellRow, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
 pub use histogram::{Coarse, Histogram};
 pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
 pub use peak::Peak;

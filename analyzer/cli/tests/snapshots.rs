@@ -70,6 +70,7 @@ const FINE: &[&str] = &[
     "leaks damaged/cut-in-tail.htape",
     "leaks samples/tcc-small.htape --check",
     "timeline samples/cc1plus-small.htape --terminal",
+    "flamegraph samples/cc1plus-small.htape --by-phase --by live --json",
     "timeline samples/rustc-small.htape --json",
     "leaks samples/rustc-small.htape --sites --limit 5",
     "leaks samples/rustc-small.htape --sites --json",

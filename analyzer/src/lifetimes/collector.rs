@@ -107,7 +107,18 @@ pub struct CellLife {
     /// The same in ns.
     pub ages_ns: Coarse,
     /// Row at birth, by count; few.
-    pub rows: Vec<(RowId, u64)>,
+    pub rows: Vec<CellRow>,
+}
+
+/// What of a cell was born in a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellRow {
+    /// The phase.
+    pub row: RowId,
+    /// Blocks born in it: allocs and ends of reallocs.
+    pub born: Amount,
+    /// Of them, alive at the end.
+    pub survived: Amount,
 }
 
 /// Sums over all blocks.
@@ -435,9 +446,10 @@ impl Observer for Collector<'_> {
             self.cells.resize_with(at + 1, CellLife::default);
         }
         let rows = &mut self.cells[at].rows;
-        match rows.iter_mut().find(|(known, _)| *known == row) {
-            Some((_, count)) => *count += 1,
-            None => rows.push((row, 1)),
+        let born = Amount { bytes: block.size_bytes, count: 1 };
+        match rows.iter_mut().find(|known| known.row == row) {
+            Some(known) => known.born += born,
+            None => rows.push(CellRow { row, born, survived: Amount::default() }),
         }
         tag
     }
@@ -478,6 +490,9 @@ impl Observer for Collector<'_> {
         let age_ns = self.now_ns.saturating_sub(block.birth_ns);
         let cell = &mut self.cells[block.cell.index()];
         cell.classes[Class::Durable.index()] += amount;
+        if let Some(known) = cell.rows.iter_mut().find(|known| known.row == block.tag.row) {
+            known.survived += amount;
+        }
         cell.byte_ns += u128::from(age_ns) * u128::from(block.size_bytes);
         let age_bytes = self.clock_bytes.saturating_sub(block.tag.clock_bytes);
         self.sums.byte_ns += u128::from(age_ns) * u128::from(block.size_bytes);

@@ -150,8 +150,8 @@ pub fn lifetimes(
         add_scopes(&mut row.scopes, life, depths.get(cell.stack.index()).copied().unwrap_or(0));
         row.ages_bytes.merge(&life.ages_bytes);
         row.ages_ns.merge(&life.ages_ns);
-        for (phase, count) in &life.rows {
-            *row.rows.entry(*phase).or_default() += count;
+        for part in &life.rows {
+            *row.rows.entry(part.row).or_default() += part.born.count;
         }
     }
     let mut total = Amount::default();
@@ -263,15 +263,7 @@ fn site_life(
 
 /// The path of a row, outermost phase first.
 pub(crate) fn path(study: &Study, row: RowId) -> String {
-    let rows = &study.collected.phases;
-    let mut names = vec![rows[row.0 as usize].name.as_str()];
-    let mut at = rows[row.0 as usize].parent;
-    while let Some(parent) = at {
-        names.push(rows[parent.0 as usize].name.as_str());
-        at = rows[parent.0 as usize].parent;
-    }
-    names.reverse();
-    names.join(" › ")
+    study.phase_path(row).join(" › ")
 }
 
 fn matrix(trace: &Trace, study: &Study, selection: &Selection) -> Vec<Cell> {

@@ -54,8 +54,14 @@ impl Args {
         analyzer::report::survivors(out, &screen, &survivors, 1)?;
 
         let picture = self.out.join("flamegraph.svg");
-        let folded =
-            analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, Metric::Bytes)?;
+        let folded = analyzer::flamegraph::fold(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            Metric::Bytes,
+            None,
+        )?;
         let file = File::create(&picture).with_context(|| format!("cannot write {}", picture.display()))?;
         folded.draw(BufWriter::new(file))?;
         writeln!(out, "\nWritten: {} (the trace), {} (open it in a browser)", trace.display(), picture.display())?;

@@ -6,7 +6,8 @@ use analyzer::{AnalysisError, metric::Metric};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{Part, TracePath, print_json, replayed};
+use super::profiles::{PhaseArgs, Studied, studied};
+use super::{Part, Replayed, TracePath, print_json, replayed};
 
 /// Draw a flame graph of where memory comes from.
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,11 @@ pub(crate) struct Args {
     /// Width of a frame
     #[arg(long, value_enum, default_value = "bytes")]
     by: By,
+    /// Put the phases that memory was born in between the process and its functions, in brackets
+    #[arg(long)]
+    by_phase: bool,
+    #[command(flatten)]
+    phases: PhaseArgs,
     /// Print folded lines (`frame;frame;frame weight`) instead of drawing
     #[arg(long, conflicts_with_all = ["output", "json"])]
     collapsed: bool,
@@ -78,10 +84,22 @@ struct Line<'a> {
 
 impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let replayed = replayed(&self.trace)?;
+        let (replayed, study) = if self.by_phase {
+            let Studied { trace, names, study } = studied(&self.trace, &self.phases)?;
+            (Replayed { trace, names, outcome: study.outcome.clone() }, Some(study))
+        } else {
+            (replayed(&self.trace)?, None)
+        };
         let wanted = self.part.wanted();
-        let folded =
-            analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, self.by.metric());
+        let metric = self.by.metric();
+        let folded = analyzer::flamegraph::fold(
+            &replayed.trace,
+            &replayed.outcome,
+            &replayed.names,
+            &wanted,
+            metric,
+            study.as_ref(),
+        );
         let folded = match folded {
             // Nothing was allocated, or all of it was freed: that is an answer.
             Err(AnalysisError::NothingToDraw { metric, scope }) => {
