@@ -51,6 +51,9 @@ pub struct PhaseRule {
     /// Only inside of this phase.
     #[serde(default)]
     pub within: Option<String>,
+    /// Over as soon as this phase begins, although the function goes on.
+    #[serde(default)]
+    pub until: Option<String>,
     /// It is begun again and again from one place, such as once per function compiled: then a frame of it that goes back in its
     /// code is taken for another call, not for a loop.
     #[serde(default)]
@@ -85,6 +88,9 @@ pub struct LiveRule {
     /// Only inside of this phase.
     #[serde(default)]
     pub within: Option<String>,
+    /// Over as soon as this phase begins, although the function goes on.
+    #[serde(default)]
+    pub until: Option<String>,
 }
 
 /// The profiles that come with heaptape, by file name.

@@ -78,6 +78,11 @@ impl Markers {
                     let phase = rules.define(&rule.name, false);
                     rules.set_within(phase, within);
                 }
+                if let Some(until) = &rule.until {
+                    let until = rules.define(until, false);
+                    let phase = rules.define(&rule.name, false);
+                    rules.set_until(phase, until);
+                }
                 let named = if rule.value.is_none() { Some(&rule.name) } else { None };
                 for name in rule.names.values().chain(named) {
                     let phase = rules.define(name, false);

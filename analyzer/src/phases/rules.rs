@@ -19,6 +19,8 @@ pub struct Definition {
     pub name: String,
     /// Only inside of this one.
     pub within: Option<PhaseId>,
+    /// Over as soon as this one begins.
+    pub until: Option<PhaseId>,
     /// Whether stacks may open it.
     pub by_stack: bool,
     /// Whether a frame that goes back is another call.
@@ -47,6 +49,9 @@ impl Rules {
             rules.definitions[phase.0 as usize].repeats |= rule.repeats;
             if let Some(within) = &rule.within {
                 rules.definitions[phase.0 as usize].within = Some(rules.define(within, false));
+            }
+            if let Some(until) = &rule.until {
+                rules.definitions[phase.0 as usize].until = Some(rules.define(until, false));
             }
         }
         let mut of_place: Vec<Option<Option<PhaseId>>> = vec![None; names.place_count()];
@@ -98,7 +103,13 @@ impl Rules {
     /// The number of a phase, which is made if it is new.
     pub fn define(&mut self, name: &str, by_stack: bool) -> PhaseId {
         let at = self.definitions.iter().position(|definition| definition.name == name).unwrap_or_else(|| {
-            self.definitions.push(Definition { name: name.to_owned(), within: None, by_stack, repeats: false });
+            self.definitions.push(Definition {
+                name: name.to_owned(),
+                within: None,
+                until: None,
+                by_stack,
+                repeats: false,
+            });
             self.definitions.len() - 1
         });
         PhaseId(at as u32)
@@ -119,6 +130,11 @@ impl Rules {
     /// Has a phase be one only inside of another.
     pub fn set_within(&mut self, phase: PhaseId, within: PhaseId) {
         self.definitions[phase.0 as usize].within = Some(within);
+    }
+
+    /// Has a phase be over as soon as another begins.
+    pub fn set_until(&mut self, phase: PhaseId, until: PhaseId) {
+        self.definitions[phase.0 as usize].until = Some(until);
     }
 
     /// What a phase is.

@@ -13,7 +13,8 @@
 //!             or:           main ─ run'…                     `run` has moved on: the phase is over
 //! ```
 //!
-//! A phase that is open on a thread is not opened by stack again inside of itself: recursion is one instance. Open phases are
+//! A phase that is open on a thread is not opened by stack again inside of itself: recursion is one instance. One that is over
+//! because another began stays over for as long as what kept it open goes on. Open phases are
 //! kept in the order of their begins, so that those open at a birth are a prefix of those begun no later (see
 //! `activations`).
 
@@ -103,6 +104,8 @@ pub struct Tracker<'t> {
     markers: Markers,
     of_process: Vec<Option<usize>>,
     open: Vec<Vec<OpenPhase>>,
+    /// Closed because another phase began, while what kept them open goes on.
+    over: Vec<Vec<OpenPhase>>,
     rows: Vec<Row>,
     index: HashMap<(Option<RowId>, Option<PhaseId>, ThreadId), RowId>,
     changes: Vec<Change>,
@@ -126,6 +129,7 @@ impl<'t> Tracker<'t> {
             markers,
             of_process,
             open: vec![Vec::new(); tables.threads.len()],
+            over: vec![Vec::new(); tables.threads.len()],
             rows: Vec::new(),
             index: HashMap::new(),
             changes: Vec::new(),
@@ -169,35 +173,37 @@ impl<'t> Tracker<'t> {
         };
         let changes = &mut self.changes;
         let activations = &self.activations;
+        let goes_on = |phase: &mut OpenPhase| match phase.anchor {
+            Anchor::End { .. } => true,
+            Anchor::Frame(frame) if frame < step.kept => true,
+            // The same function, further on: what was inlined there may be over.
+            Anchor::Frame(frame) if frame == step.kept && step.moved => {
+                phase.source_is_marker(&self.rows)
+                    || phases_of(stack.nodes()[frame]).contains(&phase.phase)
+                        && !(step.fell_back
+                            && rules.is_some_and(|rules| self.rules[rules].definition(phase.phase).repeats))
+            }
+            Anchor::Frame(_) => false,
+            Anchor::Callee { depth, function } => {
+                let is_there = step.kept >= depth
+                    && stack
+                        .nodes()
+                        .get(depth)
+                        .is_some_and(|node| function.is_none() || activations.function(*node) == function);
+                if is_there {
+                    phase.anchor = Anchor::Frame(depth);
+                }
+                is_there
+            }
+        };
         open.retain_mut(|phase| {
-            let stays = match phase.anchor {
-                Anchor::End { .. } => true,
-                Anchor::Frame(frame) if frame < step.kept => true,
-                // The same function, further on: what was inlined there may be over.
-                Anchor::Frame(frame) if frame == step.kept && step.moved => {
-                    phase.source_is_marker(&self.rows)
-                        || phases_of(stack.nodes()[frame]).contains(&phase.phase)
-                            && !(step.fell_back
-                                && rules.is_some_and(|rules| self.rules[rules].definition(phase.phase).repeats))
-                }
-                Anchor::Frame(_) => false,
-                Anchor::Callee { depth, function } => {
-                    let is_there = step.kept >= depth
-                        && stack
-                            .nodes()
-                            .get(depth)
-                            .is_some_and(|node| function.is_none() || activations.function(*node) == function);
-                    if is_there {
-                        phase.anchor = Anchor::Frame(depth);
-                    }
-                    is_there
-                }
-            };
+            let stays = goes_on(phase);
             if !stays {
                 changes.push(Change::Closed(thread, *phase));
             }
             stays
         });
+        self.over[thread.index()].retain_mut(goes_on);
         let Some(rules) = rules else { return };
         for frame in step.kept..stack.depth() {
             let Some(node) = self.activations.of(thread).map(|stack| stack.nodes()[frame]) else { return };
@@ -208,14 +214,13 @@ impl<'t> Tracker<'t> {
                 let definition = self.rules[rules].definition(phase);
                 let open = &self.open[thread.index()];
                 if !definition.by_stack
-                    || open.iter().any(|open| open.phase == phase)
+                    || open.iter().chain(&self.over[thread.index()]).any(|open| open.phase == phase)
                     || definition.within.is_some_and(|within| open.iter().all(|open| open.phase != within))
                 {
                     continue;
                 }
-                let name = definition.name.clone();
                 let source = if self.rules[rules].are_segments() { PhaseSource::Segment } else { PhaseSource::Stack };
-                let opened = self.opened(thread, phase, &name, source, event.sequence, Anchor::Frame(frame));
+                let opened = self.opened(thread, rules, phase, source, event.sequence, Anchor::Frame(frame));
                 self.changes.push(Change::Opened(thread, opened));
             }
         }
@@ -243,8 +248,7 @@ impl<'t> Tracker<'t> {
                 } else {
                     Anchor::Callee { depth: self.activations.depth(event.stack) as usize, function }
                 };
-                let name = definition.name.clone();
-                let opened = self.opened(thread, phase, &name, PhaseSource::Marker, event.sequence, anchor);
+                let opened = self.opened(thread, rules, phase, PhaseSource::Marker, event.sequence, anchor);
                 self.changes.push(Change::Opened(thread, opened));
             }
             Hit::End { phase } => {
@@ -252,28 +256,37 @@ impl<'t> Tracker<'t> {
                     matches!(open.anchor, Anchor::End { marker } if self.markers.ends(id, marker))
                         && phase.is_none_or(|phase| phase == open.phase)
                 };
-                match self.open[thread.index()].iter().rposition(fits) {
-                    Some(at) => {
-                        let closed = self.open[thread.index()].remove(at);
-                        self.changes.push(Change::Closed(thread, closed));
-                    }
-                    None => self.unmatched_end_count += 1,
+                let (open, over) = (&mut self.open[thread.index()], &mut self.over[thread.index()]);
+                if let Some(at) = open.iter().rposition(fits) {
+                    self.changes.push(Change::Closed(thread, open.remove(at)));
+                } else if let Some(at) = over.iter().rposition(fits) {
+                    over.remove(at);
+                } else {
+                    self.unmatched_end_count += 1;
                 }
             }
         }
     }
 
+    /// Opens a phase, and closes before those that last until it begins.
     fn opened(
         &mut self,
         thread: ThreadId,
+        rules: usize,
         phase: PhaseId,
-        name: &str,
         source: PhaseSource,
         since: Sequence,
         anchor: Anchor,
     ) -> OpenPhase {
-        let parent = self.open[thread.index()].last().map(|open| open.row);
-        let row = self.row(parent, Some(phase), thread, name, source);
+        let (rules, open) = (&self.rules[rules], &mut self.open[thread.index()]);
+        while let Some(at) = open.iter().rposition(|open| rules.definition(open.phase).until == Some(phase)) {
+            let closed = open.remove(at);
+            self.over[thread.index()].push(closed);
+            self.changes.push(Change::Closed(thread, closed));
+        }
+        let name = rules.definition(phase).name.clone();
+        let parent = open.last().map(|open| open.row);
+        let row = self.row(parent, Some(phase), thread, &name, source);
         let opened = OpenPhase { row, since, instance: self.instance_count, phase, anchor };
         self.instance_count += 1;
         self.open[thread.index()].push(opened);
@@ -304,6 +317,7 @@ impl<'t> Tracker<'t> {
             self.unended_count += u64::from(matches!(phase.anchor, Anchor::End { .. }));
             self.changes.push(Change::Closed(thread, phase));
         }
+        self.over[thread.index()].clear();
     }
 
     fn close_process(&mut self, process: ProcessId) {
