@@ -46,9 +46,13 @@ pub fn salvage(input: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<Salv
     let options = WriterOptions { addresses, ..WriterOptions::default() };
     let mut writer = TraceWriter::create(file, output, &trace.header, options)?;
     let symbols = std::mem::take(&mut trace.tables.symbols);
-    writer.take_over(trace.tables.clone(), trace.completeness.complete);
+    writer.take_over(trace.tables.clone());
     let event_count = copy_events(&trace, &mut writer)?;
     let problems = trace.problems();
+    // Decoding may find what opening did not.
+    if trace.completeness.complete && problems.is_empty() {
+        writer.is_whole();
+    }
     let missing_event_count = trace.completeness.missing_event_count + (trace.event_count - event_count);
     let stats = stats(&trace, &problems, missing_event_count);
     let written = writer.finish(stats, symbols)?;

@@ -346,13 +346,18 @@ impl TraceWriter {
         })
     }
 
-    /// Takes over the tables of another trace as they are: its ids stay. `whole`: nothing of that trace is missing.
-    pub(crate) fn take_over(&mut self, tables: Tables, whole: bool) {
+    /// Takes over the tables of another trace as they are: its ids stay.
+    pub(crate) fn take_over(&mut self, tables: Tables) {
         self.interner = Interner::of(&tables);
         self.changed_nestings.clone_from(&tables.nestings);
         self.depths = depths(&tables);
         self.tables = tables;
-        self.salvaged = !whole;
+        self.salvaged = true;
+    }
+
+    /// Nothing of the trace that was taken over is missing.
+    pub(crate) fn is_whole(&mut self) {
+        self.salvaged = false;
     }
 
     /// Leaves out lost events: the next one has this number and the next birth that one. Neither may step back.
