@@ -62,6 +62,14 @@ pub enum AnalysisError {
         /// What stands there.
         found: String,
     },
+    /// A plan of arenas is none.
+    #[error("{origin} is no plan of arenas: {what}; `heaptape arenas TRACE --write-plan FILE` writes one")]
+    BadPlan {
+        /// The file.
+        origin: String,
+        /// What is wrong with it, and where.
+        what: String,
+    },
     /// Rows that make no table, or a table that cannot be written.
     #[error("{what}")]
     Table {

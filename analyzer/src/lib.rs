@@ -19,6 +19,7 @@ pub mod site_tree;
 pub mod wrappers;
 
 pub mod activations;
+pub mod arenas;
 pub mod lifetimes;
 pub mod phases;
 pub mod profile;

@@ -1,6 +1,7 @@
 //! Results as text. Responsible for layout, width and colour; computes nothing: every figure shown is a field of a result
 //! type.
 
+mod arenas;
 mod info;
 mod leaks;
 mod lifetimes;
@@ -14,6 +15,7 @@ mod timeline;
 mod timeline_svg;
 mod width;
 
+pub use arenas::arenas;
 pub use info::{info, summary};
 pub use leaks::leaks;
 pub use lifetimes::lifetimes;

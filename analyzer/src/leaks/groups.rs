@@ -86,6 +86,11 @@ impl<'n> Functions<'n> {
         &self.names.place(self.places[function as usize]).function
     }
 
+    /// Functions there are.
+    pub fn count(&self) -> u32 {
+        self.places.len() as u32
+    }
+
     /// The function that owns a frame's code.
     pub fn of_frames(&self, frame_count: usize) -> Vec<u32> {
         let owner =

@@ -1,6 +1,7 @@
 //! The subcommands, one file each. Responsible for the list of them, for what they share, and for what their errors mean
 //! as exit codes.
 
+mod arenas;
 #[cfg(feature = "recording")]
 mod attach;
 mod demo;
@@ -64,6 +65,7 @@ enum Command {
     Lifetimes(lifetimes::Args),
     Timeline(timeline::Args),
     Leaks(leaks::Args),
+    Arenas(arenas::Args),
     Flamegraph(flamegraph::Args),
     Profile(profile::Args),
     Verify(verify::Args),
@@ -87,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Lifetimes(args) => args.run(&mut out),
         Command::Timeline(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
+        Command::Arenas(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Profile(args) => args.run(&mut out),
         Command::Verify(args) => args.run(&mut out),

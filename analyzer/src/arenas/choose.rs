@@ -1,0 +1,352 @@
+//! Which functions' activations should have an arena. Responsible for the optimisation; not for naming what goes into them (see
+//! `keys`) nor for what the choice comes to (see `simulate`).
+//!
+//! # Facility location
+//!
+//! An atom `a` (a path of functions) may live in the arena of a scope `F` if each of its blocks, in each trace, died before the
+//! activation of `F` on its stack ended, on the thread it was born on. Serving it there is worth
+//!
+//! ```text
+//!   value(a, F) = objects(a) − Σ_s μ_s · held(a, F, s) − λ · drag(a, F)
+//! ```
+//!
+//! where `held` are dead bytes that its arena still holds at moment `s` and `drag` is dead bytes × time. A set S of scopes is worth
+//!
+//! ```text
+//!   Σ_a max(0, max_{F ∈ S} value(a, F)) − Σ_{F ∈ S} (penalty + activations(F) · opening)
+//! ```
+//!
+//! the uncapacitated facility location problem. Its objective is submodular, so greedy opening is within 1 − 1/e of the best; a scope
+//! that another one makes useless is closed again afterwards, and swapped for a better one.
+//!
+//! The prices `μ` keep the peak: they start at nothing and rise for the moments at which the chosen arenas would hold more than
+//! allowed (a multiplier for each moment, as in Lagrangian relaxation). λ is small: among arenas that hold the same blocks the
+//! one that ends sooner is better.
+
+use super::atoms::{AtomFacts, Atoms, NameId, ScopeFacts};
+use super::plan::{Nesting, scope_frame};
+
+/// Scopes that are considered at most, those that fit most objects.
+const CONSIDERED: usize = 400;
+/// Part of its process's allocations during one activation that makes a function as good as the process.
+pub(super) const WHOLE_PROCESS: f64 = 0.9;
+/// Objects that one activation must hold to pay for opening and closing its arena.
+const OPENING: f64 = 2.0;
+/// Most that opening may cost, as a part of the objects that fit.
+const MOST_FOR_OPENING: f64 = 0.02;
+/// Part of all objects that a scope must add to be worth an arena.
+const PENALTY: f64 = 0.001;
+/// Part of all objects that doubling the memory in use, all the time, would be worth.
+const DRAG: f64 = 0.05;
+/// Rounds of prices.
+const ROUNDS: usize = 14;
+
+/// A scope that could have arenas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Scope {
+    pub(super) name: NameId,
+    pub(super) nesting: Nesting,
+}
+
+/// An atom in a scope.
+#[derive(Debug, Clone)]
+struct Pair {
+    atom: u32,
+    objects: f64,
+    drag: f64,
+    /// Dead bytes held: sample, bytes.
+    held: Vec<(u32, f64)>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    scope: Scope,
+    cost: f64,
+    pairs: Vec<Pair>,
+}
+
+/// What may be held beside what is live.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Budget {
+    /// By sample: bytes.
+    pub(super) spare_bytes: Vec<f64>,
+    /// Live bytes × bytes allocated, of all traces.
+    pub(super) live_byte_bytes: f64,
+}
+
+/// The scopes chosen, and the prices they were chosen at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Choice {
+    pub(super) scopes: Vec<Scope>,
+    /// Price of a byte held at each sample, in objects.
+    prices: Vec<f64>,
+    drag_price: f64,
+}
+
+impl Choice {
+    /// What serving all objects of an atom in a scope is worth, if all fit; none if some do not, or the scope is not on the path.
+    pub(super) fn value(&self, path: &[NameId], facts: &AtomFacts, scope: Scope) -> Option<Fit> {
+        let Some(frame) = scope_frame(path, scope.name, scope.nesting) else { return Some(Fit::Absent) };
+        if facts.fitting.get(frame) != Some(&facts.count) {
+            return None;
+        }
+        let drag = facts.drag.get(frame).copied().unwrap_or(0.0);
+        let held: f64 = held(facts, frame).map(|(sample, bytes)| self.price(sample) * bytes).sum();
+        Some(Fit::Served(facts.count as f64 - held - self.drag_price * drag))
+    }
+
+    fn price(&self, sample: u32) -> f64 {
+        self.prices.get(sample as usize).copied().unwrap_or(0.0)
+    }
+}
+
+/// How an atom goes with a scope.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fit {
+    /// All fit; worth this much.
+    Served(f64),
+    /// The scope is not on its path.
+    Absent,
+}
+
+/// Dead bytes that an arena at a frame would hold.
+fn held(facts: &AtomFacts, frame: usize) -> impl Iterator<Item = (u32, f64)> + '_ {
+    facts.held.iter().filter(move |(_, inner, _)| *inner as usize >= frame).map(|(at, _, bytes)| (*at, *bytes as f64))
+}
+
+/// Scopes and the atoms that fit them.
+#[derive(Debug)]
+pub(super) struct Market {
+    candidates: Vec<Candidate>,
+    atom_count: usize,
+    object_count: f64,
+}
+
+impl Market {
+    /// All scopes that are worth considering.
+    pub(super) fn of(atoms: &Atoms, facts: &[AtomFacts], scope_facts: impl Fn(NameId) -> ScopeFacts) -> Self {
+        use foldhash::{HashMap, HashMapExt};
+        let mut totals: HashMap<Scope, f64> = HashMap::new();
+        let mut object_count = 0.0;
+        for (path, facts) in atoms.paths.iter().zip(facts).filter(|(_, facts)| facts.count > 0) {
+            object_count += facts.count as f64;
+            for (scope, _) in scopes_of(path, facts) {
+                *totals.entry(scope).or_default() += facts.count as f64;
+            }
+        }
+        let mut ranked: Vec<(Scope, f64)> = totals
+            .into_iter()
+            .filter(|(scope, _)| scope.name != u32::MAX && scope_facts(scope.name).longest_share < WHOLE_PROCESS)
+            .collect();
+        ranked.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
+        ranked.truncate(CONSIDERED);
+        let mut at: HashMap<Scope, usize> = HashMap::new();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for (scope, _) in &ranked {
+            at.insert(*scope, candidates.len());
+            let opening = scope_facts(scope.name).activation_count as f64 * OPENING;
+            candidates.push(Candidate { scope: *scope, cost: PENALTY * object_count + opening, pairs: Vec::new() });
+        }
+        for ((path, facts), atom) in atoms.paths.iter().zip(facts).zip(0..).filter(|((_, facts), _)| facts.count > 0) {
+            for (scope, frame) in scopes_of(path, facts) {
+                if let Some(at) = at.get(&scope) {
+                    let mut sums: Vec<(u32, f64)> = held(facts, frame).collect();
+                    sums.sort_unstable_by_key(|(sample, _)| *sample);
+                    sums.dedup_by(|next, kept| {
+                        let same = next.0 == kept.0;
+                        if same {
+                            kept.1 += next.1;
+                        }
+                        same
+                    });
+                    candidates[*at].pairs.push(Pair {
+                        atom,
+                        objects: facts.count as f64,
+                        drag: facts.drag.get(frame).copied().unwrap_or(0.0),
+                        held: sums,
+                    });
+                }
+            }
+        }
+        // Opening costs no more than what the activations with objects could hold: most open none.
+        for candidate in &mut candidates {
+            let objects: f64 = candidate.pairs.iter().map(|pair| pair.objects).sum();
+            candidate.cost = candidate.cost.min(PENALTY * object_count + objects * MOST_FOR_OPENING);
+        }
+        Self { candidates, atom_count: atoms.paths.len(), object_count }
+    }
+
+    /// Chooses at most `limit` scopes within the budget.
+    pub(super) fn choose(&self, budget: &Budget, limit: usize) -> Choice {
+        let mut choice = Choice {
+            scopes: Vec::new(),
+            prices: vec![0.0; budget.spare_bytes.len()],
+            drag_price: DRAG * self.object_count / budget.live_byte_bytes.max(1.0),
+        };
+        let mut best: Option<(f64, Choice)> = None;
+        let unit = self.object_count / budget.spare_bytes.iter().copied().fold(1.0, f64::max);
+        for round in 0..ROUNDS {
+            let (opened, serving) = self.open(&choice, limit);
+            let mut sums = vec![0.0; budget.spare_bytes.len()];
+            let mut worth = 0.0;
+            for (candidate, pair) in serving.iter().flatten() {
+                let pair = &self.candidates[*candidate].pairs[*pair];
+                worth += pair.objects;
+                for (sample, bytes) in &pair.held {
+                    sums[*sample as usize] += bytes;
+                }
+            }
+            let mut fits = true;
+            for ((price, sum), spare) in choice.prices.iter_mut().zip(&sums).zip(&budget.spare_bytes) {
+                if *sum > *spare {
+                    fits = false;
+                    let over = (sum / spare.max(1.0)).min(16.0);
+                    *price = (*price * (1.0 + 0.5 * over.sqrt())).max(unit * 0.02);
+                }
+            }
+            choice.scopes = opened.iter().map(|at| self.candidates[*at].scope).collect();
+            if fits {
+                if best.as_ref().is_none_or(|(known, _)| worth > *known) {
+                    best = Some((worth, choice.clone()));
+                }
+                if round == 0 {
+                    break;
+                }
+                for price in &mut choice.prices {
+                    *price *= 0.8;
+                }
+            }
+        }
+        best.map_or(choice, |(_, choice)| choice)
+    }
+
+    /// Opens scopes one by one, the most worthy first; then closes and swaps. Returns them, and for each atom where it is served.
+    fn open(&self, prices: &Choice, limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
+        let value = |pair: &Pair| {
+            let held: f64 = pair.held.iter().map(|(sample, bytes)| prices.price(*sample) * bytes).sum();
+            pair.objects - held - prices.drag_price * pair.drag
+        };
+        let values: Vec<Vec<f64>> =
+            self.candidates.iter().map(|candidate| candidate.pairs.iter().map(value).collect()).collect();
+        let mut served = vec![0.0_f64; self.atom_count];
+        let mut open: Vec<usize> = Vec::new();
+        let gain = |at: usize, served: &[f64]| -> f64 {
+            let gains = self.candidates[at].pairs.iter().zip(&values[at]);
+            let sum: f64 = gains.map(|(pair, value)| (value - served[pair.atom as usize]).max(0.0)).sum();
+            sum - self.candidates[at].cost
+        };
+        // Lazy greedy: a gain only ever falls, so one that is still the highest after it was made anew is the highest.
+        let mut queue: Vec<(f64, usize)> = (0..self.candidates.len()).map(|at| (gain(at, &served), at)).collect();
+        queue.sort_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(&one.1)));
+        while open.len() < limit
+            && let Some((_, at)) = queue.pop()
+        {
+            let fresh = gain(at, &served);
+            if fresh <= 0.0 {
+                continue;
+            }
+            if queue.last().is_some_and(|next| next.0 > fresh) {
+                let place = queue.partition_point(|other| other.0 < fresh);
+                queue.insert(place, (fresh, at));
+                continue;
+            }
+            open.push(at);
+            serve(&self.candidates[at], &values[at], &mut served);
+        }
+        self.improve(&mut open, &values, limit);
+        (open.clone(), self.serving(&open, &values))
+    }
+
+    /// Closes scopes that the others have made useless, and swaps the least useful one as long as that helps.
+    fn improve(&self, open: &mut Vec<usize>, values: &[Vec<f64>], limit: usize) {
+        for _ in 0..8 {
+            let Some((least, loss)) = (0..open.len())
+                .map(|at| {
+                    let mut others = open.clone();
+                    let closed = others.remove(at);
+                    (at, self.worth(open, values) - self.worth(&others, values), closed)
+                })
+                .min_by(|one, other| one.1.total_cmp(&other.1).then(one.2.cmp(&other.2)))
+                .map(|(at, loss, _)| (at, loss))
+            else {
+                return;
+            };
+            if loss <= 0.0 {
+                open.remove(least);
+                continue;
+            }
+            if open.len() < limit {
+                return;
+            }
+            let mut others = open.clone();
+            others.remove(least);
+            let mut served = vec![0.0_f64; self.atom_count];
+            for at in &others {
+                serve(&self.candidates[*at], &values[*at], &mut served);
+            }
+            let gain = |at: usize| {
+                let pairs = self.candidates[at].pairs.iter().zip(&values[at]);
+                let sum: f64 = pairs.map(|(pair, value)| (value - served[pair.atom as usize]).max(0.0)).sum();
+                sum - self.candidates[at].cost
+            };
+            let better = (0..self.candidates.len())
+                .filter(|at| !open.contains(at))
+                .map(|at| (gain(at), at))
+                .max_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(&one.1)));
+            match better {
+                Some((gain, at)) if gain > loss * 1.001 => {
+                    *open = others;
+                    open.push(at);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn worth(&self, open: &[usize], values: &[Vec<f64>]) -> f64 {
+        let mut served = vec![0.0_f64; self.atom_count];
+        for at in open {
+            serve(&self.candidates[*at], &values[*at], &mut served);
+        }
+        served.iter().sum::<f64>() - open.iter().map(|at| self.candidates[*at].cost).sum::<f64>()
+    }
+
+    /// For each atom the candidate and the pair that serve it best.
+    fn serving(&self, open: &[usize], values: &[Vec<f64>]) -> Vec<Option<(usize, usize)>> {
+        let mut served = vec![0.0_f64; self.atom_count];
+        let mut serving = vec![None; self.atom_count];
+        for at in open {
+            for ((pair, value), index) in self.candidates[*at].pairs.iter().zip(&values[*at]).zip(0..) {
+                let atom = pair.atom as usize;
+                if *value > served[atom] {
+                    served[atom] = *value;
+                    serving[atom] = Some((*at, index));
+                }
+            }
+        }
+        serving
+    }
+}
+
+fn serve(candidate: &Candidate, values: &[f64], served: &mut [f64]) {
+    for (pair, value) in candidate.pairs.iter().zip(values) {
+        let atom = &mut served[pair.atom as usize];
+        *atom = value.max(*atom);
+    }
+}
+
+/// The scopes on a path that hold all of its objects, with their frames.
+fn scopes_of<'a>(path: &'a [NameId], facts: &'a AtomFacts) -> impl Iterator<Item = (Scope, usize)> + 'a {
+    let length = path.len();
+    path.iter().enumerate().flat_map(move |(at, name)| {
+        let frame = length - 1 - at;
+        let fits = facts.fitting.get(frame) == Some(&facts.count);
+        let innermost = fits && !path[..at].contains(name);
+        // Where it is the only one both are the same: the innermost stands for it.
+        let outermost = fits && !innermost && !path[at + 1..].contains(name);
+        let scope = |nesting| (Scope { name: *name, nesting }, frame);
+        let one = innermost.then(|| scope(Nesting::Innermost));
+        let other = outermost.then(|| scope(Nesting::Outermost));
+        one.into_iter().chain(other)
+    })
+}

@@ -1,0 +1,119 @@
+//! Which paths of functions go into which arena. Responsible for the shortest keys that are right on all that was seen; not for
+//! choosing the arenas (see `choose`).
+//!
+//! Atoms are sorted into a tree by their paths, the allocating function first. A node is a key candidate: it stands for all atoms
+//! below it. It becomes a key of the scope that serves them best if no block below it outlives that scope in any trace, and if
+//! telling its callers apart would not serve notably more:
+//!
+//! ```text
+//!   new_node ─┬─ expr ─┬─ body      all fit `body`                     ▶ key [new_node, expr] → body
+//!             │        └─ constant  fits `body` too
+//!             └─ intern             lives as long as the process       ▶ [new_node, intern] stays with malloc
+//! ```
+//!
+//! This is the context trie of LLVM's `MemProf`, with many labels instead of hot and cold. Short keys are what carries over to other
+//! inputs: whole stacks do not come back.
+
+use super::atoms::{AtomFacts, Atoms, NameId};
+use super::choose::{Choice, Fit, Scope};
+
+/// Part of what longer keys would serve that a short one may leave out.
+const SIMPLER: f64 = 0.01;
+/// Fewest objects of a key.
+const FEWEST: u64 = 8;
+
+/// A key: all stacks that begin with this path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    /// The allocating function first.
+    pub(super) path: Vec<NameId>,
+    /// Index into the scopes of the choice.
+    pub(super) scope: usize,
+    /// Objects below it in the traces it was made from.
+    pub(super) object_count: u64,
+}
+
+struct Row<'a> {
+    path: &'a [NameId],
+    count: u64,
+    /// By scope: what it is worth there; `None` if some block outlives it.
+    fits: Vec<Option<Fit>>,
+    best: f64,
+}
+
+/// Keys for the chosen scopes.
+pub(super) fn keys(atoms: &Atoms, facts: &[AtomFacts], choice: &Choice) -> Vec<Key> {
+    let mut rows: Vec<Row<'_>> = atoms
+        .paths
+        .iter()
+        .zip(facts)
+        .filter(|(_, facts)| facts.count > 0)
+        .map(|(path, facts)| {
+            let fits: Vec<Option<Fit>> = choice.scopes.iter().map(|scope| choice.value(path, facts, *scope)).collect();
+            let best = fits.iter().flatten().map(|fit| worth(*fit)).fold(0.0, f64::max);
+            Row { path, count: facts.count, fits, best }
+        })
+        .collect();
+    rows.sort_unstable_by(|one, other| one.path.cmp(other.path));
+    let mut found = Vec::new();
+    let mut prefix = Vec::new();
+    descend(&rows, &mut prefix, &choice.scopes, &mut found);
+    found
+}
+
+fn worth(fit: Fit) -> f64 {
+    match fit {
+        Fit::Served(worth) => worth,
+        Fit::Absent => 0.0,
+    }
+}
+
+/// Keys of all rows, which begin alike with `prefix`. Returns what they serve.
+fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, scopes: &[Scope], found: &mut Vec<Key>) -> f64 {
+    let most: f64 = rows.iter().map(|row| row.best).sum();
+    let count: u64 = rows.iter().map(|row| row.count).sum();
+    if most <= 0.0 || count < FEWEST {
+        return 0.0;
+    }
+    let (label, here) = if prefix.is_empty() { (0, 0.0) } else { best_label(rows, scopes.len()) };
+    if here >= (1.0 - SIMPLER) * most {
+        found.push(Key { path: prefix.clone(), scope: label, object_count: count });
+        return here;
+    }
+    let before = found.len();
+    let depth = prefix.len();
+    let mut below = 0.0;
+    let mut from = 0;
+    while from < rows.len() {
+        let Some(next) = rows[from].path.get(depth).copied() else {
+            // A path that ends here is a prefix of others: nothing shorter tells it apart.
+            from += 1;
+            continue;
+        };
+        let to = from + rows[from..].partition_point(|row| row.path.get(depth) == Some(&next));
+        prefix.push(next);
+        below += descend(&rows[from..to], prefix, scopes, found);
+        prefix.pop();
+        from = to;
+    }
+    if here > 0.0 && here >= (1.0 - SIMPLER) * below {
+        found.truncate(before);
+        found.push(Key { path: prefix.clone(), scope: label, object_count: count });
+        return here;
+    }
+    below
+}
+
+/// The scope that serves these rows best without breaking for any, and what it serves.
+fn best_label(rows: &[Row<'_>], scope_count: usize) -> (usize, f64) {
+    (0..scope_count)
+        .filter_map(|scope| {
+            let mut sum = 0.0;
+            for row in rows {
+                sum += worth(row.fits[scope]?);
+            }
+            Some((scope, sum))
+        })
+        .max_by(|one, other| one.1.total_cmp(&other.1).then(other.0.cmp(&one.0)))
+        .unwrap_or((0, 0.0))
+}

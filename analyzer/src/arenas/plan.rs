@@ -1,0 +1,284 @@
+//! A plan: which blocks go into which arena, opened and closed where. Responsible for its form in a file and for finding, in any
+//! trace, the arena and the activation that a stack's blocks belong to; not for how plans are found (see `choose`, `keys`).
+//!
+//! A *key* is a path of functions, the allocating one first, wrappers left out: all blocks of stacks that begin with it belong to its
+//! arena. The *scope* is a function: each activation of it has an arena of its own, opened with the first block and closed when it
+//! returns.
+//!
+//! ```text
+//!   stack   main ─ compile ─ body ─ expr ─ new_node ─ malloc
+//!   key                             expr ◀ new_node             scope = body ⇒ the arena of that activation, frame 2
+//! ```
+
+use foldhash::{HashMap, HashMapExt};
+use serde::{Deserialize, Serialize};
+use trace_format::{StackId, Tables};
+
+use super::growth::Policy;
+use crate::error::AnalysisError;
+use crate::leaks::Functions;
+use crate::names::Names;
+use crate::wrappers::Wrappers;
+
+/// Version of the file's form.
+const SCHEMA: u32 = 1;
+
+/// Arenas for a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of this form.
+    pub schema: u32,
+    /// How the arenas take memory.
+    pub policy: Policy,
+    /// The arenas.
+    pub arenas: Vec<Arena>,
+}
+
+/// One kind of arena: there is one instance for each activation of its scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arena {
+    /// The function whose activations it lives with.
+    pub scope: String,
+    /// Of several activations on the stack, which one.
+    pub nesting: Nesting,
+    /// What becomes of its memory at the end of an activation.
+    pub at_end: AtEnd,
+    /// Paths of functions, the allocating one first.
+    pub keys: Vec<Vec<String>>,
+}
+
+/// Which of several activations of one function on a stack is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nesting {
+    /// Each activation has an arena of its own.
+    Innermost,
+    /// The outermost activation has one, calls inside of it share it.
+    Outermost,
+}
+
+/// What becomes of an arena's memory at the end of an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtEnd {
+    /// It is given back.
+    Destroy,
+    /// The first chunk is kept for the thread's next activation.
+    Reset,
+}
+
+impl Plan {
+    /// A plan of these arenas.
+    pub fn new(policy: Policy, arenas: Vec<Arena>) -> Self {
+        Self { schema: SCHEMA, policy, arenas }
+    }
+
+    /// Reads a plan as `heaptape arenas --write-plan` writes it.
+    ///
+    /// # Errors
+    /// The text is no plan, or one of a newer form; `origin` says whose text it is.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, AnalysisError> {
+        let wrong = |what: String| AnalysisError::BadPlan { origin: origin.to_owned(), what };
+        let plan: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if plan.schema != SCHEMA {
+            return Err(wrong(format!("its schema is {}, this version reads {SCHEMA}", plan.schema)));
+        }
+        if let Some(empty) = plan.arenas.iter().find(|arena| arena.keys.iter().any(Vec::is_empty)) {
+            return Err(wrong(format!("a key of the arena of {} is empty", empty.scope)));
+        }
+        Ok(plan)
+    }
+}
+
+/// Where the blocks of a stack belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// Index of the arena in the plan.
+    pub arena: usize,
+    /// Frame of the activation, counted from the root.
+    pub frame: usize,
+}
+
+/// The functions of each stack by name, wrappers at the leaf left out.
+#[derive(Debug)]
+pub(super) struct StackPaths<'t> {
+    tables: &'t Tables,
+    /// By frame: number of the function that owns its code.
+    functions: Vec<u32>,
+    /// By function number: a number for its name, equal for equal names.
+    names: Vec<u32>,
+    wrappers: Vec<bool>,
+}
+
+impl<'t> StackPaths<'t> {
+    /// The paths of a trace; `intern` numbers names.
+    pub(super) fn new(
+        tables: &'t Tables,
+        names: &Names,
+        wrappers: &Wrappers,
+        mut intern: impl FnMut(&str) -> u32,
+    ) -> Self {
+        let functions = Functions::of(names);
+        let count = functions.count();
+        Self {
+            functions: functions.of_frames(tables.frames.len()),
+            names: (0..count).map(|function| intern(functions.name(function))).collect(),
+            wrappers: (0..count).map(|function| wrappers.contains(functions.name(function))).collect(),
+            tables,
+        }
+    }
+
+    /// By frame: number of the function that owns its code.
+    pub(super) fn functions(&self) -> &[u32] {
+        &self.functions
+    }
+
+    /// The number that `intern` gave a function's name.
+    pub(super) fn name(&self, function: u32) -> Option<u32> {
+        self.names.get(function as usize).copied()
+    }
+
+    /// Names of a stack's functions, leaf first, into `path`; returns how many wrappers at the leaf were left out. A stack of
+    /// nothing but wrappers keeps the outermost.
+    pub(super) fn path(&self, stack: StackId, path: &mut Vec<u32>) -> usize {
+        path.clear();
+        let mut wrapper_count = 0;
+        let mut at = stack;
+        while at != StackId::EMPTY && at.index() < self.tables.stacks.len() {
+            let node = self.tables.stacks[at.index()];
+            let function = self.functions.get(node.frame.index()).copied().unwrap_or(u32::MAX);
+            let is_wrapper = self.wrappers.get(function as usize) == Some(&true);
+            let outermost = node.parent == StackId::EMPTY || node.parent.index() >= at.index();
+            if path.is_empty() && is_wrapper && !outermost {
+                wrapper_count += 1;
+            } else {
+                path.push(self.name(function).unwrap_or(u32::MAX));
+            }
+            if outermost {
+                break;
+            }
+            at = node.parent;
+        }
+        wrapper_count
+    }
+}
+
+/// A plan, found on the stacks of one trace.
+#[derive(Debug)]
+pub struct Placement<'t> {
+    paths: StackPaths<'t>,
+    /// Keys as a tree: from a node by a function to the next; node 0 is the root.
+    next: HashMap<(u32, u32), u32>,
+    arena_of: HashMap<u32, usize>,
+    /// By arena: number of its scope's name, and which activation.
+    scopes: Vec<(u32, Nesting)>,
+    known: Vec<Option<Option<Home>>>,
+    path: Vec<u32>,
+}
+
+impl<'t> Placement<'t> {
+    /// Finds a plan's functions in a trace. Where two keys begin alike, the longer one holds.
+    pub fn of(plan: &Plan, tables: &'t Tables, names: &Names, wrappers: &Wrappers) -> Self {
+        let mut numbers: HashMap<String, u32> = HashMap::new();
+        let mut intern = |name: &str| {
+            let next = numbers.len() as u32;
+            *numbers.entry(name.to_owned()).or_insert(next)
+        };
+        let paths = StackPaths::new(tables, names, wrappers, &mut intern);
+        let mut next: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut arena_of = HashMap::new();
+        let mut node_count = 1;
+        for (at, arena) in plan.arenas.iter().enumerate() {
+            for key in &arena.keys {
+                let mut node = 0;
+                for name in key {
+                    node = *next.entry((node, intern(name))).or_insert_with(|| {
+                        node_count += 1;
+                        node_count - 1
+                    });
+                }
+                arena_of.entry(node).or_insert(at);
+            }
+        }
+        let scopes = plan.arenas.iter().map(|arena| (intern(&arena.scope), arena.nesting)).collect();
+        Self { paths, next, arena_of, scopes, known: vec![None; tables.stacks.len()], path: Vec::new() }
+    }
+
+    /// By frame: number of the function that owns its code.
+    pub fn functions(&self) -> Vec<u32> {
+        self.paths.functions().to_vec()
+    }
+
+    /// Where blocks of a stack belong; none: they stay with malloc. O(depth) the first time.
+    pub fn home(&mut self, stack: StackId) -> Option<Home> {
+        if let Some(known) = self.known.get(stack.index()).copied().flatten() {
+            return known;
+        }
+        let home = self.find(stack);
+        if let Some(known) = self.known.get_mut(stack.index()) {
+            *known = Some(home);
+        }
+        home
+    }
+
+    fn find(&mut self, stack: StackId) -> Option<Home> {
+        let mut path = std::mem::take(&mut self.path);
+        self.paths.path(stack, &mut path);
+        let mut node = 0;
+        let mut arena = None;
+        for name in &path {
+            let Some(next) = self.next.get(&(node, *name)) else { break };
+            node = *next;
+            arena = self.arena_of.get(&node).copied().or(arena);
+        }
+        let home = arena.and_then(|arena| {
+            let (scope, nesting) = self.scopes[arena];
+            Some(Home { arena, frame: scope_frame(&path, scope, nesting)? })
+        });
+        self.path = path;
+        home
+    }
+}
+
+/// The frame, counted from the root, of a scope's activation on a path that runs from the leaf to the root.
+pub(super) fn scope_frame(path: &[u32], scope: u32, nesting: Nesting) -> Option<usize> {
+    let at = match nesting {
+        Nesting::Innermost => path.iter().position(|name| *name == scope),
+        Nesting::Outermost => path.iter().rposition(|name| *name == scope),
+    }?;
+    Some(path.len() - 1 - at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_found_from_the_root() {
+        let path = [5, 7, 3, 7, 1];
+        assert_eq!(scope_frame(&path, 7, Nesting::Innermost), Some(3));
+        assert_eq!(scope_frame(&path, 7, Nesting::Outermost), Some(1));
+        assert_eq!(scope_frame(&path, 9, Nesting::Outermost), None);
+    }
+
+    #[test]
+    fn plans_survive_their_file_and_others_are_refused() {
+        let arena = Arena {
+            scope: "body".into(),
+            nesting: Nesting::Innermost,
+            at_end: AtEnd::Reset,
+            keys: vec![vec!["new_node".into(), "expr".into()]],
+        };
+        let plan = Plan::new(Policy::Rustc, vec![arena]);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(Plan::parse(&text, "x").unwrap(), plan);
+        for (wrong, part) in [
+            (text.replace("\"schema\":1", "\"schema\":9"), "schema is 9"),
+            (text.replace("[\"new_node\",\"expr\"]", "[]"), "a key of the arena of body is empty"),
+            ("{}".to_owned(), "missing field"),
+        ] {
+            let error = Plan::parse(&wrong, "x.json").unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("x.json"), "{error}");
+        }
+    }
+}
