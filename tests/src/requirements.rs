@@ -13,7 +13,6 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "make",          // a driver with a job server
     "bash",          // job control
     "coreutils",     // timeout
-    "procps",        // pkill
     "util-linux",    // setpriv, taskset, mount
     "valgrind",      // a third opinion on the planted truth
     "libc6-dbg",     // without which valgrind does not start on Debian
