@@ -54,6 +54,8 @@ const ATTEMPTS: usize = 4;
 const LISTED_BROKEN: usize = 20;
 /// Callers of such a site, listed.
 const LISTED_CALLERS: usize = 6;
+/// Part of what is free below the peak at other moments that arenas may hold then: on another input the peak may be there.
+const CAUTION: f64 = 0.25;
 /// Activations from which on an arena keeps its first chunk for the next.
 const MANY_INSTANCES: u64 = 64;
 
@@ -346,12 +348,15 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         for _ in 0..ATTEMPTS {
             let mut budget = Budget::default();
             for ((at, allowed), taken) in traces.iter().zip(&allowed).zip(&taken) {
-                let spare = self.studied[*at].live_bytes.iter().map(|live| (allowed - taken - *live as f64).max(0.0));
+                let peak = self.studied[*at].peak_bytes as f64;
+                let below = |live: u64| CAUTION * (peak - live as f64).max(0.0);
+                let spare =
+                    self.studied[*at].live_bytes.iter().map(|live| (allowed - peak - taken + below(*live)).max(0.0));
                 budget.spare_bytes.extend(spare);
             }
             budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
             let choice = market.choose(&budget, self.options.limit);
-            let keys = keys::keys(self.atoms, &facts, &choice);
+            let keys = keys::keys(self.atoms, traces, &facts, &choice);
             let mut fitted = self.try_out(traces, &choice, keys)?;
             if many_instances(&mut fitted) {
                 fitted.simulated.clear();
@@ -469,7 +474,7 @@ fn broken_sites(
         let Some(row) = outcome.cells.get(cell.index()) else { continue };
         paths.path(row.stack, &mut path);
         let scope = &plan.arenas[*arena].scope;
-        let mut names = path.iter().map(|name| book.name(*name).to_owned());
+        let mut names = path.iter().step_by(2).map(|name| book.name(*name).to_owned());
         let function = names.next().unwrap_or_default();
         let callers: Vec<String> = names.take(LISTED_CALLERS).collect();
         sites.push(BrokenSite {

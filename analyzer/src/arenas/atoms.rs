@@ -1,8 +1,8 @@
 //! Stacks of several traces by the names of their functions. Responsible for bringing what was surveyed in different traces
 //! together; not for what follows from it (see `choose`).
 //!
-//! An *atom* is a path of function names, the allocating function first and wrappers left out: the finest thing that a plan can tell
-//! apart in any trace of the program.
+//! An *atom* is a path of functions and calls, the allocating function first and wrappers left out: the finest thing that a plan can
+//! tell apart in any trace of the program.
 
 use foldhash::{HashMap, HashMapExt};
 use trace_format::Trace;
@@ -96,7 +96,7 @@ pub(super) struct ScopeFacts {
 /// Atoms of several traces.
 #[derive(Debug, Default)]
 pub(super) struct Atoms {
-    /// Function names, the allocating one first.
+    /// Functions, each followed by its call, the allocating one first.
     pub(super) paths: Vec<Box<[NameId]>>,
     index: HashMap<Box<[NameId]>, u32>,
     /// By trace: atom and facts, atoms rising.
@@ -138,7 +138,7 @@ impl Atoms {
             };
             atom_of.push(atom);
             let sums = found.entry(atom).or_default();
-            let frames = path.len();
+            let frames = path.len() / 2;
             sums.count += count;
             sums.bytes += facts.bytes;
             sums.elsewhere_count += u64::from(facts.elsewhere_count);
@@ -179,6 +179,17 @@ impl Atoms {
             first += sample_counts[*trace] as u32;
         }
         sums
+    }
+
+    /// By atom: which of some traces have it, a bit for each; those from the 64th on share one.
+    pub(super) fn seen_in(&self, traces: &[usize]) -> Vec<u64> {
+        let mut seen = vec![0_u64; self.paths.len()];
+        for (trace, at) in traces.iter().zip(0_u32..) {
+            for (atom, _) in &self.traces[*trace] {
+                seen[*atom as usize] |= 1 << at.min(63);
+            }
+        }
+        seen
     }
 
     /// What some traces say of a function.

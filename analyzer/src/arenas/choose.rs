@@ -35,7 +35,7 @@ const OPENING: f64 = 2.0;
 /// Most that opening may cost, as a part of the objects that fit.
 const MOST_FOR_OPENING: f64 = 0.02;
 /// Part of all objects that a scope must add to be worth an arena.
-const PENALTY: f64 = 0.001;
+const PENALTY: f64 = 0.0005;
 /// Part of all objects that doubling the memory in use, all the time, would be worth.
 const DRAG: f64 = 0.05;
 /// Rounds of prices.
@@ -93,6 +93,12 @@ impl Choice {
         let drag = facts.drag.get(frame).copied().unwrap_or(0.0);
         let held: f64 = held(facts, frame).map(|(sample, bytes)| self.price(sample) * bytes).sum();
         Some(Fit::Served(facts.count as f64 - held - self.drag_price * drag))
+    }
+
+    /// Objects of an atom that outlive a scope on its path.
+    pub(super) fn outliving(&self, path: &[NameId], facts: &AtomFacts, scope: Scope) -> u64 {
+        let frame = scope_frame(path, scope.name, scope.nesting);
+        frame.map_or(0, |frame| facts.count - facts.fitting.get(frame).copied().unwrap_or(0))
     }
 
     fn price(&self, sample: u32) -> f64 {
@@ -337,13 +343,14 @@ fn serve(candidate: &Candidate, values: &[f64], served: &mut [f64]) {
 
 /// The scopes on a path that hold all of its objects, with their frames.
 fn scopes_of<'a>(path: &'a [NameId], facts: &'a AtomFacts) -> impl Iterator<Item = (Scope, usize)> + 'a {
-    let length = path.len();
-    path.iter().enumerate().flat_map(move |(at, name)| {
+    let length = path.len() / 2;
+    let functions = move || path.iter().step_by(2);
+    functions().enumerate().flat_map(move |(at, name)| {
         let frame = length - 1 - at;
         let fits = facts.fitting.get(frame) == Some(&facts.count);
-        let innermost = fits && !path[..at].contains(name);
+        let innermost = fits && functions().take(at).all(|inner| inner != name);
         // Where it is the only one both are the same: the innermost stands for it.
-        let outermost = fits && !innermost && !path[at + 1..].contains(name);
+        let outermost = fits && !innermost && functions().skip(at + 1).all(|outer| outer != name);
         let scope = |nesting| (Scope { name: *name, nesting }, frame);
         let one = innermost.then(|| scope(Nesting::Innermost));
         let other = outermost.then(|| scope(Nesting::Outermost));

@@ -15,10 +15,14 @@
 //! inputs: whole stacks do not come back.
 
 use super::atoms::{AtomFacts, Atoms, NameId};
-use super::choose::{Choice, Fit, Scope};
+use super::choose::{Choice, Fit};
 
 /// Part of what longer keys would serve that a short one may leave out.
 const SIMPLER: f64 = 0.01;
+/// Part of a call's objects outliving a scope from which on no caller makes it safe: what sets them apart is not on the stack.
+const SPOILED: f64 = 0.01;
+/// Fewest traces that a key must be seen in, if there are as many.
+const SEEN_IN: u32 = 2;
 /// Fewest objects of a key.
 const FEWEST: u64 = 8;
 
@@ -36,28 +40,41 @@ pub(super) struct Key {
 struct Row<'a> {
     path: &'a [NameId],
     count: u64,
+    /// A bit for each trace.
+    seen_in: u64,
     /// By scope: what it is worth there; `None` if some block outlives it.
     fits: Vec<Option<Fit>>,
-    best: f64,
+    /// By scope: objects that outlive it.
+    outliving: Vec<u64>,
+}
+
+impl Row<'_> {
+    fn best(&self, spoiled: &[bool]) -> f64 {
+        let fits = self.fits.iter().zip(spoiled).filter(|(_, spoiled)| !**spoiled);
+        fits.filter_map(|(fit, _)| *fit).map(worth).fold(0.0, f64::max)
+    }
 }
 
 /// Keys for the chosen scopes.
-pub(super) fn keys(atoms: &Atoms, facts: &[AtomFacts], choice: &Choice) -> Vec<Key> {
+pub(super) fn keys(atoms: &Atoms, traces: &[usize], facts: &[AtomFacts], choice: &Choice) -> Vec<Key> {
+    let seen_in = atoms.seen_in(traces);
+    let least = SEEN_IN.min(traces.len() as u32);
     let mut rows: Vec<Row<'_>> = atoms
         .paths
         .iter()
         .zip(facts)
-        .filter(|(_, facts)| facts.count > 0)
-        .map(|(path, facts)| {
+        .zip(seen_in)
+        .filter(|((_, facts), _)| facts.count > 0)
+        .map(|((path, facts), seen_in)| {
             let fits: Vec<Option<Fit>> = choice.scopes.iter().map(|scope| choice.value(path, facts, *scope)).collect();
-            let best = fits.iter().flatten().map(|fit| worth(*fit)).fold(0.0, f64::max);
-            Row { path, count: facts.count, fits, best }
+            let outliving = choice.scopes.iter().map(|scope| choice.outliving(path, facts, *scope)).collect();
+            Row { path, count: facts.count, seen_in, fits, outliving }
         })
         .collect();
     rows.sort_unstable_by(|one, other| one.path.cmp(other.path));
     let mut found = Vec::new();
     let mut prefix = Vec::new();
-    descend(&rows, &mut prefix, &choice.scopes, &mut found);
+    descend(&rows, &mut prefix, least, &vec![false; choice.scopes.len()], &mut found);
     found
 }
 
@@ -69,13 +86,22 @@ fn worth(fit: Fit) -> f64 {
 }
 
 /// Keys of all rows, which begin alike with `prefix`. Returns what they serve.
-fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, scopes: &[Scope], found: &mut Vec<Key>) -> f64 {
-    let most: f64 = rows.iter().map(|row| row.best).sum();
+fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, least: u32, spoiled: &[bool], found: &mut Vec<Key>) -> f64 {
     let count: u64 = rows.iter().map(|row| row.count).sum();
-    if most <= 0.0 || count < FEWEST {
+    let seen_in = rows.iter().fold(0, |seen, row| seen | row.seen_in);
+    if count < FEWEST || seen_in.count_ones() < least {
         return 0.0;
     }
-    let (label, here) = if prefix.is_empty() { (0, 0.0) } else { best_label(rows, scopes.len()) };
+    let mut spoiled = spoiled.to_vec();
+    // A function's calls may have different fates; its own impurity says nothing of one of them.
+    if !prefix.is_empty() && prefix.len() % 2 == 0 {
+        spoil(rows, &mut spoiled);
+    }
+    let most: f64 = rows.iter().map(|row| row.best(&spoiled)).sum();
+    if most <= 0.0 {
+        return 0.0;
+    }
+    let (label, here) = if prefix.is_empty() { (0, 0.0) } else { best_label(rows, &spoiled) };
     if here >= (1.0 - SIMPLER) * most {
         found.push(Key { path: prefix.clone(), scope: label, object_count: count });
         return here;
@@ -92,7 +118,7 @@ fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, scopes: &[Scope], found: 
         };
         let to = from + rows[from..].partition_point(|row| row.path.get(depth) == Some(&next));
         prefix.push(next);
-        below += descend(&rows[from..to], prefix, scopes, found);
+        below += descend(&rows[from..to], prefix, least, &spoiled, found);
         prefix.pop();
         from = to;
     }
@@ -105,8 +131,9 @@ fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, scopes: &[Scope], found: 
 }
 
 /// The scope that serves these rows best without breaking for any, and what it serves.
-fn best_label(rows: &[Row<'_>], scope_count: usize) -> (usize, f64) {
-    (0..scope_count)
+fn best_label(rows: &[Row<'_>], spoiled: &[bool]) -> (usize, f64) {
+    (0..spoiled.len())
+        .filter(|scope| !spoiled[*scope])
         .filter_map(|scope| {
             let mut sum = 0.0;
             for row in rows {
@@ -116,4 +143,18 @@ fn best_label(rows: &[Row<'_>], scope_count: usize) -> (usize, f64) {
         })
         .max_by(|one, other| one.1.total_cmp(&other.1).then(other.0.cmp(&one.0)))
         .unwrap_or((0, 0.0))
+}
+
+/// Gives up scopes that too much of this outlives.
+fn spoil(rows: &[Row<'_>], spoiled: &mut [bool]) {
+    for (scope, spoiled) in spoiled.iter_mut().enumerate().filter(|(_, spoiled)| !**spoiled) {
+        let (mut on_path, mut outliving) = (0, 0);
+        for row in rows {
+            if row.fits[scope] != Some(Fit::Absent) {
+                on_path += row.count;
+                outliving += row.outliving[scope];
+            }
+        }
+        *spoiled = outliving as f64 > SPOILED * on_path as f64;
+    }
 }

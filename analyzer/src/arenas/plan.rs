@@ -1,25 +1,31 @@
 //! A plan: which blocks go into which arena, opened and closed where. Responsible for its form in a file and for finding, in any
 //! trace, the arena and the activation that a stack's blocks belong to; not for how plans are found (see `choose`, `keys`).
 //!
-//! A *key* is a path of functions, the allocating one first, wrappers left out: all blocks of stacks that begin with it belong to its
-//! arena. The *scope* is a function: each activation of it has an arena of its own, opened with the first block and closed when it
-//! returns.
+//! A *key* is a path of functions and of calls in them, the allocating function first, wrappers left out: all blocks of stacks that
+//! begin with it belong to its arena. A call is told by its return address, `@module+0x12`: one function often has many, with blocks of
+//! different fates. The *scope* is a function: each activation of it has an arena of its own, opened with the first block and
+//! closed when it returns.
 //!
 //! ```text
-//!   stack   main ─ compile ─ body ─ expr ─ new_node ─ malloc
-//!   key                             expr ◀ new_node             scope = body ⇒ the arena of that activation, frame 2
+//!   stack   main ─ compile ─ body ─ expr+0x40 ─ new_node+0x9 ─ malloc
+//!   keys                                        new_node                            all that new_node allocates
+//!                                               new_node @…+0x9                     what it allocates in this call
+//!                                    expr     ◀ new_node @…+0x9                     when expr called it
+//!   scope                     body              ⇒ the arena of that activation, frame 2
 //! ```
 
 use foldhash::{HashMap, HashMapExt};
 use serde::{Deserialize, Serialize};
-use trace_format::{StackId, Tables};
+use trace_format::{Frame, StackId, Tables};
 
 use super::growth::Policy;
 use crate::error::AnalysisError;
 use crate::leaks::Functions;
-use crate::names::Names;
+use crate::names::{Names, base_name};
 use crate::wrappers::Wrappers;
 
+/// Begins the text of a call in a key.
+pub(super) const CALL: char = '@';
 /// Version of the file's form.
 const SCHEMA: u32 = 1;
 
@@ -43,7 +49,7 @@ pub struct Arena {
     pub nesting: Nesting,
     /// What becomes of its memory at the end of an activation.
     pub at_end: AtEnd,
-    /// Paths of functions, the allocating one first.
+    /// Paths, the allocating function first: each function may be followed by its call, `@module+0x12`, before its caller.
     pub keys: Vec<Vec<String>>,
 }
 
@@ -107,6 +113,8 @@ pub(super) struct StackPaths<'t> {
     functions: Vec<u32>,
     /// By function number: a number for its name, equal for equal names.
     names: Vec<u32>,
+    /// By frame: a number for the call.
+    calls: Vec<u32>,
     wrappers: Vec<bool>,
 }
 
@@ -120,8 +128,13 @@ impl<'t> StackPaths<'t> {
     ) -> Self {
         let functions = Functions::of(names);
         let count = functions.count();
+        let call = |frame: &Frame| {
+            let module = tables.modules.get(frame.module.index()).map_or("", |module| base_name(&module.path));
+            format!("{CALL}{module}+{:#x}", frame.address)
+        };
         Self {
             functions: functions.of_frames(tables.frames.len()),
+            calls: tables.frames.iter().map(|frame| intern(&call(frame))).collect(),
             names: (0..count).map(|function| intern(functions.name(function))).collect(),
             wrappers: (0..count).map(|function| wrappers.contains(functions.name(function))).collect(),
             tables,
@@ -138,8 +151,8 @@ impl<'t> StackPaths<'t> {
         self.names.get(function as usize).copied()
     }
 
-    /// Names of a stack's functions, leaf first, into `path`; returns how many wrappers at the leaf were left out. A stack of
-    /// nothing but wrappers keeps the outermost.
+    /// A stack's functions, leaf first, each followed by its call, into `path`; returns how many wrappers at the leaf were left out. A
+    /// stack of nothing but wrappers keeps the outermost.
     pub(super) fn path(&self, stack: StackId, path: &mut Vec<u32>) -> usize {
         path.clear();
         let mut wrapper_count = 0;
@@ -153,6 +166,7 @@ impl<'t> StackPaths<'t> {
                 wrapper_count += 1;
             } else {
                 path.push(self.name(function).unwrap_or(u32::MAX));
+                path.push(self.calls.get(node.frame.index()).copied().unwrap_or(u32::MAX));
             }
             if outermost {
                 break;
@@ -242,11 +256,12 @@ impl<'t> Placement<'t> {
 
 /// The frame, counted from the root, of a scope's activation on a path that runs from the leaf to the root.
 pub(super) fn scope_frame(path: &[u32], scope: u32, nesting: Nesting) -> Option<usize> {
+    let mut functions = path.iter().step_by(2);
     let at = match nesting {
-        Nesting::Innermost => path.iter().position(|name| *name == scope),
-        Nesting::Outermost => path.iter().rposition(|name| *name == scope),
+        Nesting::Innermost => functions.position(|name| *name == scope),
+        Nesting::Outermost => functions.rposition(|name| *name == scope),
     }?;
-    Some(path.len() - 1 - at)
+    Some(path.len() / 2 - 1 - at)
 }
 
 #[cfg(test)]
@@ -255,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_scope_is_found_from_the_root() {
-        let path = [5, 7, 3, 7, 1];
+        let path = [5, 50, 7, 70, 3, 30, 7, 71, 1, 10];
         assert_eq!(scope_frame(&path, 7, Nesting::Innermost), Some(3));
         assert_eq!(scope_frame(&path, 7, Nesting::Outermost), Some(1));
         assert_eq!(scope_frame(&path, 9, Nesting::Outermost), None);

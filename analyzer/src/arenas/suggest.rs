@@ -170,7 +170,7 @@ impl Sums {
         self.objects += facts.count;
         self.bytes += facts.bytes;
         self.reallocs += facts.realloc_count;
-        let callers: Vec<NameId> = path.iter().skip(1).take(CALLERS).copied().collect();
+        let callers: Vec<NameId> = path.iter().step_by(2).skip(1).take(CALLERS).copied().collect();
         *self.callers.entry(callers).or_default() += facts.count;
     }
 }
@@ -210,7 +210,7 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
         let leaf = path.first().copied().unwrap_or(u32::MAX);
         if *home == Some(arena) {
             sites.entry(leaf).or_default().add(path, facts);
-            for name in &path[..path.len() - 1 - frame] {
+            for name in path.iter().step_by(2).take(path.len() / 2 - 1 - frame) {
                 *passed.entry(*name).or_default() += facts.count;
             }
         } else if home.is_none() {
