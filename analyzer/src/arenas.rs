@@ -26,6 +26,7 @@ mod survey;
 
 pub use growth::{Chunks, Policy, in_malloc, padded};
 pub use plan::{Arena, AtEnd, Home, Nesting, Placement, Plan};
+pub(crate) use simulate::Simulation;
 pub use simulate::{ArenaFigures, Broken, Following, InstanceId, Simulated, Stage, simulate};
 pub use suggest::{Builder, Escapee, Passed, Site, Suggestion, Tested};
 

@@ -2,6 +2,7 @@
 //! (see `replay::Anomaly`).
 
 use std::io;
+use std::path::PathBuf;
 
 use trace_format::ReadError;
 
@@ -68,6 +69,42 @@ pub enum AnalysisError {
         /// The file.
         origin: String,
         /// What is wrong with it, and where.
+        what: String,
+    },
+    /// No process did anything.
+    #[error("nothing to replay: {scope} allocated nothing")]
+    NothingToReplay {
+        /// Which processes.
+        scope: String,
+    },
+    /// `--allocator jemalloc` where there is none.
+    #[error(
+        "jemalloc is not on this machine: on Debian, `apt-get install libjemalloc2` brings it; elsewhere give the path of its \
+             library, `--allocator /path/to/libjemalloc.so.2`"
+    )]
+    NoJemalloc,
+    /// A library that is not there.
+    #[error("no allocator at {path}: {source}")]
+    NoLibrary {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A script for a replay cannot be written.
+    #[error("cannot write the script of the replay to {path}: {source}")]
+    Script {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A process that measures did not.
+    #[error("cannot replay with {allocator}: {what}")]
+    Replay {
+        /// Its name, or path.
+        allocator: String,
+        /// Why.
         what: String,
     },
     /// Rows that make no table, or a table that cannot be written.

@@ -35,6 +35,8 @@ pub mod sites;
 pub mod stacks;
 pub mod survivors;
 
+pub mod whatif;
+
 pub mod report;
 pub mod tables;
 pub mod units;

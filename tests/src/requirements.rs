@@ -18,6 +18,7 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "libc6-dbg",     // without which valgrind does not start on Debian
     "strace",        // another tracer
     "libunwind-dev", // a second opinion on stacks
+    "libjemalloc2",  // an allocator that replays load
     "heaptrack",     // the peer of the benchmark, where present
 ];
 

@@ -89,3 +89,25 @@ impl ReplayBar {
         self.0.finish_and_clear();
     }
 }
+
+/// The bar that is shown while a replay is run several times.
+pub(crate) struct RunsBar(ProgressBar);
+
+impl RunsBar {
+    pub(crate) fn new(run_count: u64) -> Self {
+        let hidden = !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(run_count), target);
+        let style = ProgressStyle::with_template("measuring {wide_bar} run {pos} of {len}  {eta}");
+        bar.set_style(style.expect("the template is constant"));
+        Self(bar)
+    }
+
+    pub(crate) fn update(&self, run_count: u64) {
+        self.0.set_position(run_count);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -132,6 +132,8 @@ const USAGE: &[&str] = &[
     "sites samples/tcc-small.htape --group depth:0",
     "sites samples/tcc-small.htape --limit many",
     "phases samples/tcc-small.htape --source nosuch",
+    "replay samples/tcc-small.htape --allocator tcmalloc",
+    "replay samples/tcc-small.htape --runs 0",
     "flamegraph samples/tcc-small.htape --json --collapsed",
     "flamegraph samples/tcc-small.htape --json -o picture.svg",
 ];
@@ -152,6 +154,10 @@ const UNREADABLE: &[&str] = &[
     "phases samples/tcc-small.htape --profile damaged/not-a-trace.txt",
     "lifetimes samples --json",
     "leaks samples/tcc-small.htape --process 1",
+    "replay nosuch.htape",
+    "replay samples/tcc-small.htape --process nosuch",
+    "replay samples/tcc-small.htape --allocator ./nosuch.so",
+    "replay samples/tcc-small.htape --plan damaged/not-a-trace.txt",
     "flamegraph nosuch.htape -o picture.svg",
     "flamegraph samples/tcc-small.htape -o nosuch/picture.svg",
     "flamegraph samples/tcc-small.htape -o samples/tcc-small.htape",
@@ -177,7 +183,7 @@ const RECORDING_USAGE: &[&str] = &[
 ];
 
 /// Subcommands whose answer depends on the machine.
-const UNCOVERED: &[&str] = &["record", "attach", "doctor"];
+const UNCOVERED: &[&str] = &["record", "attach", "doctor", "replay"];
 /// Subcommands that answer no question, and so have no `--json`.
 const WITHOUT_JSON: &[&str] = &["demo"];
 

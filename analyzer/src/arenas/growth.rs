@@ -180,6 +180,11 @@ impl Chunks {
         given_back
     }
 
+    /// Ordinary chunks so far: one that is for a single block leaves the current chunk as it is, and is none.
+    pub fn ordinary_count(&self) -> u64 {
+        self.ordinary_count
+    }
+
     /// Size of the chunk for a block that does not fit, and whether it is for that block alone.
     fn next_chunk(&self, policy: Policy, size: u64) -> (u64, bool) {
         match policy {

@@ -364,7 +364,7 @@ impl Simulated {
 
 /// Arenas made of chunks, counted only.
 #[derive(Debug)]
-struct Simulation {
+pub(crate) struct Simulation {
     policy: Policy,
     at_end: Vec<AtEnd>,
     figures: Simulated,
@@ -421,6 +421,28 @@ struct Contents {
 }
 
 impl Simulation {
+    /// Nothing has happened.
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            policy: plan.policy,
+            at_end: plan.arenas.iter().map(|arena| arena.at_end).collect(),
+            figures: Simulated { arenas: vec![ArenaFigures::default(); plan.arenas.len()], ..Simulated::default() },
+            instances: Vec::new(),
+            parked: HashMap::new(),
+            held: vec![0; plan.arenas.len()],
+            beyond: vec![0; plan.arenas.len()],
+            level: Sums::default(),
+            plain: Sums::default(),
+            clock: 0,
+            stamp: 0,
+        }
+    }
+
+    /// What it came to; what was broken and placed is told by `Following`.
+    pub(crate) fn into_figures(self) -> Simulated {
+        self.figures
+    }
+
     fn raise(&mut self) {
         let figures = &mut self.figures;
         let plain = self.plain.bytes as i64;
@@ -435,9 +457,12 @@ impl Simulation {
 
     fn take(&mut self, instance: InstanceId, size_bytes: u64) {
         let contents = &mut self.instances[instance as usize];
+        let ordinary_count = contents.chunks.ordinary_count();
         let chunk = contents.chunks.allocate(self.policy, size_bytes);
         self.stamp += 1;
-        contents.last = self.stamp;
+        // Behind a block with a chunk of its own there is no room.
+        let own_chunk = chunk > 0 && contents.chunks.ordinary_count() == ordinary_count;
+        contents.last = if own_chunk { 0 } else { self.stamp };
         let arena = contents.arena;
         if chunk > 0 {
             self.level.hold(chunk);
@@ -608,20 +633,7 @@ pub fn simulate(
     progress: impl FnMut(u64),
 ) -> Result<(Outcome, Simulated), ReadError> {
     let placement = Placement::of(plan, &trace.tables, names, wrappers);
-    let simulation = Simulation {
-        policy: plan.policy,
-        at_end: plan.arenas.iter().map(|arena| arena.at_end).collect(),
-        figures: Simulated { arenas: vec![ArenaFigures::default(); plan.arenas.len()], ..Simulated::default() },
-        instances: Vec::new(),
-        parked: HashMap::new(),
-        held: vec![0; plan.arenas.len()],
-        beyond: vec![0; plan.arenas.len()],
-        level: Sums::default(),
-        plain: Sums::default(),
-        clock: 0,
-        stamp: 0,
-    };
-    let following = Following::new(placement, &trace.tables, simulation);
+    let following = Following::new(placement, &trace.tables, Simulation::new(plan));
     let (outcome, following) = replay_with(trace, following, decoders, progress)?;
     let (simulation, broken, placed) = following.finish();
     Ok((outcome, Simulated { broken, placed, ..simulation.figures }))

@@ -16,6 +16,7 @@ mod profile;
 mod profiles;
 #[cfg(feature = "recording")]
 mod record;
+mod replay;
 mod salvage;
 mod sites;
 mod timeline;
@@ -67,6 +68,9 @@ enum Command {
     Leaks(leaks::Args),
     Arenas(arenas::Args),
     Flamegraph(flamegraph::Args),
+    Replay(replay::Args),
+    #[command(hide = true)]
+    ReplayWorker(replay::WorkerArgs),
     Profile(profile::Args),
     Verify(verify::Args),
     Salvage(salvage::Args),
@@ -91,6 +95,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Leaks(args) => args.run(&mut out),
         Command::Arenas(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
+        Command::Replay(args) => args.run(&mut out),
+        Command::ReplayWorker(args) => args.run(&mut out),
         Command::Profile(args) => args.run(&mut out),
         Command::Verify(args) => args.run(&mut out),
         Command::Salvage(args) => args.run(&mut out),
