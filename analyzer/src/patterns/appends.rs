@@ -1,0 +1,438 @@
+//! Tables that grow by allocate-copy-free. Responsible for finding blocks that replace a smaller one of the same function, step
+//! by step of the same size; not for growth by realloc (see `reallocs`).
+//!
+//! ```text
+//!  append(t):  new = malloc(n + δ)     ● birth of the successor, a candidate for a while
+//!              memcpy(new, t, n)       │ at most 32 + 4·n/δ events of the thread: elements may be copied one by one
+//!              free(t)                 ○ death of a block of n bytes: the candidate of n + δ bytes takes its place
+//! ```
+//!
+//! Successor and predecessor are made by the same function, the successor is born and the predecessor freed on one thread, and
+//! the function has returned at most twice in between. That fits by chance, too: a first such pair is a *guess*, and a block may
+//! be the successor in several. A block that was guessed to have grown by δ and is replaced by a candidate that is greater by δ
+//! again is a *table*; from there on only δ fits.
+//!
+//! What was copied is the sum of the predecessors' sizes: exact if each predecessor was full.
+//!
+//! Memory: a few candidates per thread and function, guesses and tables per live block.
+
+use foldhash::{HashMap, HashMapExt};
+use serde::Serialize;
+use trace_format::{Sequence, ThreadId};
+
+use super::growth::{Growth, Run};
+use super::listing::Listing;
+use super::places::{PatternSite, Places, Site};
+use super::sizes::Sizes;
+
+/// Candidates that are kept per thread and function, each of another size; the oldest makes room.
+const CANDIDATE_SIZES: usize = 16;
+/// Candidates of one size: as many tables may take a step before the first predecessor is freed.
+const CANDIDATES_OF_A_SIZE: usize = 8;
+/// What a block is guessed to have replaced, the latest ones.
+const GUESSES: usize = 4;
+/// Events between the successor's birth and the predecessor's death, whatever the table's length.
+const EVENTS_BETWEEN: u64 = 32;
+/// The same for each element.
+const EVENTS_PER_ELEMENT: u64 = 4;
+/// How often the function may have returned in between.
+const RETURNS_BETWEEN: u32 = 2;
+
+/// A function whose tables grow by allocate-copy-free.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Append {
+    /// Who allocates.
+    #[serde(flatten)]
+    pub site: PatternSite,
+    /// Bytes that a step adds, the commonest: the size of an element.
+    pub step_bytes: u64,
+    /// Different ones.
+    pub step_size_count: u64,
+    /// Tables that grew at least four steps.
+    pub chain_count: u64,
+    /// Steps of them all: each an alloc, a copy and a free.
+    pub append_count: u64,
+    /// Bytes of the predecessors, summed: what was copied.
+    pub copied_bytes: u64,
+    /// What a capacity that doubles would have copied on the way to the same final sizes.
+    pub doubling_copied_bytes: u64,
+    /// Sizes that the tables reached: half are at most this.
+    pub median_final_bytes: u64,
+    /// The greatest.
+    pub max_final_bytes: u64,
+}
+
+/// A death that may be a predecessor's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Freed {
+    pub(super) site: Site,
+    pub(super) birth: Sequence,
+    pub(super) size_bytes: u64,
+    /// The thread that frees.
+    pub(super) thread: ThreadId,
+    /// That thread's events so far.
+    pub(super) ordinal: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    birth: Sequence,
+    ordinal: u32,
+    /// Frames down to the site's own.
+    depth: u32,
+}
+
+/// Latest births of a site on a thread.
+#[derive(Debug, Default)]
+struct Candidates {
+    /// By size, the one used last at the end.
+    of_size: Vec<(u64, Vec<Candidate>)>,
+}
+
+/// What a block may have replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Guess {
+    /// Size of the predecessor.
+    old_bytes: u64,
+    /// An earlier step was smaller.
+    rising: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Found {
+    steps: Sizes,
+    finals: Sizes,
+    chain_count: u64,
+    append_count: u64,
+    copied_bytes: u64,
+    doubling_copied_bytes: u64,
+}
+
+/// The detector.
+#[derive(Debug)]
+pub(super) struct Appends {
+    candidates: HashMap<(ThreadId, Site), Candidates>,
+    /// By birth of the block.
+    guesses: HashMap<Sequence, [Guess; GUESSES]>,
+    /// Tables by the birth of their latest block, with the site.
+    tables: HashMap<Sequence, (Site, Growth)>,
+    found: Vec<Found>,
+}
+
+impl Appends {
+    pub(super) fn new(site_count: usize) -> Self {
+        Self {
+            candidates: HashMap::new(),
+            guesses: HashMap::new(),
+            tables: HashMap::new(),
+            found: vec![Found::default(); site_count],
+        }
+    }
+
+    /// A block is born by an alloc.
+    pub(super) fn born(
+        &mut self,
+        site: Site,
+        thread: ThreadId,
+        birth: Sequence,
+        size_bytes: u64,
+        ordinal: u32,
+        depth: u32,
+    ) {
+        let candidates = self.candidates.entry((thread, site)).or_default();
+        candidates.add(size_bytes, Candidate { birth, ordinal, depth });
+    }
+
+    /// A block is freed. `frames_since` tells how many of the thread's open frames were open at a birth; none where stacks do
+    /// not tell.
+    pub(super) fn freed(&mut self, freed: &Freed, frames_since: impl Fn(Sequence) -> Option<usize>) {
+        let table = self.tables.remove(&freed.birth);
+        let guesses = self.guesses.remove(&freed.birth).unwrap_or_default();
+        let candidates = self.candidates.get_mut(&(freed.thread, freed.site));
+        let fitting = candidates.as_ref().map_or_else(Fitting::default, |all| all.fitting(freed, frames_since));
+        // As it went on before?
+        let grown = match table {
+            Some((_, growth)) => fitting.grown_by(growth.step_bytes()).map(|successor| (successor, growth)),
+            None => guesses
+                .iter()
+                .filter(|guess| guess.old_bytes > 0)
+                .filter_map(|guess| {
+                    let mut growth = Growth::after(guess.rising);
+                    growth.step(guess.old_bytes, freed.size_bytes);
+                    Some((fitting.grown_by(growth.step_bytes())?, growth))
+                })
+                .max_by_key(|(successor, _)| successor.birth),
+        };
+        if let (Some((successor, mut growth)), Some(candidates)) = (grown, candidates) {
+            growth.step(freed.size_bytes, successor.size_bytes);
+            candidates.take(successor);
+            self.tables.insert(successor.birth, (freed.site, growth));
+            return;
+        }
+        let latest = fitting.latest();
+        if let Some((site, mut growth)) = table {
+            let ended =
+                latest.first().map_or_else(|| growth.end(), |next| growth.step(freed.size_bytes, next.size_bytes));
+            self.count(site, ended);
+        }
+        let earlier_step = match (table, guesses) {
+            (Some((_, growth)), _) => Some(growth.step_bytes()),
+            // Only what is certain, and no more than a doubling.
+            (None, [only, Guess { old_bytes: 0, .. }, ..]) if only.old_bytes > 0 => {
+                Some(freed.size_bytes - only.old_bytes).filter(|step_bytes| *step_bytes <= only.old_bytes)
+            }
+            (None, _) => None,
+        };
+        for successor in latest {
+            let step_bytes = successor.size_bytes - freed.size_bytes;
+            let rising = earlier_step.is_some_and(|earlier| step_bytes > earlier);
+            let guesses = self.guesses.entry(successor.birth).or_default();
+            guesses.rotate_right(1);
+            guesses[0] = Guess { old_bytes: freed.size_bytes, rising };
+        }
+    }
+
+    /// A block is over in another way: by a realloc, or alive at the end.
+    pub(super) fn over(&mut self, birth: Sequence) {
+        self.guesses.remove(&birth);
+        if let Some((site, growth)) = self.tables.remove(&birth) {
+            self.count(site, growth.end());
+        }
+    }
+
+    fn count(&mut self, site: Site, run: Option<Run>) {
+        let Some(run) = run.filter(Run::is_linear) else { return };
+        let found = &mut self.found[site.index()];
+        found.steps.add(run.step_bytes);
+        found.finals.add(run.last_bytes);
+        found.chain_count += 1;
+        found.append_count += run.step_count;
+        found.copied_bytes = found.copied_bytes.saturating_add(run.copied_bytes);
+        found.doubling_copied_bytes = found.doubling_copied_bytes.saturating_add(run.doubling_copied_bytes());
+    }
+
+    /// What was found, the most copied bytes first.
+    pub(super) fn finish(mut self, places: &Places<'_>, limit: usize) -> Listing<Append> {
+        for (_, (site, growth)) in std::mem::take(&mut self.tables) {
+            self.count(site, growth.end());
+        }
+        let found = |site: Site| &self.found[site.index()];
+        let ranked = places.ranked(|site| (found(site).copied_bytes, found(site).append_count));
+        let sum = |figure: fn(&Found) -> u64| ranked.iter().map(|site| figure(found(*site))).sum();
+        Listing {
+            site_count: ranked.len() as u64,
+            count: sum(|found| found.append_count),
+            bytes: sum(|found| found.copied_bytes),
+            rows: ranked.iter().take(limit).map(|site| found(*site).describe(places.describe(*site))).collect(),
+        }
+    }
+}
+
+impl Found {
+    fn describe(&self, site: PatternSite) -> Append {
+        Append {
+            site,
+            step_bytes: self.steps.commonest().map_or(0, |(step_bytes, _)| step_bytes),
+            step_size_count: self.steps.distinct(),
+            chain_count: self.chain_count,
+            append_count: self.append_count,
+            copied_bytes: self.copied_bytes,
+            doubling_copied_bytes: self.doubling_copied_bytes,
+            median_final_bytes: self.finals.quantile(0.5),
+            max_final_bytes: self.finals.max(),
+        }
+    }
+}
+
+impl Candidates {
+    fn add(&mut self, size_bytes: u64, candidate: Candidate) {
+        let mut of_size = match self.of_size.iter().position(|(size, _)| *size == size_bytes) {
+            Some(at) => self.of_size.remove(at),
+            None if self.of_size.len() < CANDIDATE_SIZES => (size_bytes, Vec::new()),
+            None => {
+                let (_, mut oldest) = self.of_size.remove(0);
+                oldest.clear();
+                (size_bytes, oldest)
+            }
+        };
+        if of_size.1.len() == CANDIDATES_OF_A_SIZE {
+            of_size.1.remove(0);
+        }
+        of_size.1.push(candidate);
+        self.of_size.push(of_size);
+    }
+
+    /// The latest candidate of each size that may replace a block.
+    fn fitting(&self, freed: &Freed, frames_since: impl Fn(Sequence) -> Option<usize>) -> Fitting {
+        let fits = |size_bytes: u64, candidate: &Candidate| {
+            let step = size_bytes - freed.size_bytes;
+            let between = u64::from(freed.ordinal.wrapping_sub(candidate.ordinal));
+            candidate.birth > freed.birth
+                && between <= EVENTS_BETWEEN + EVENTS_PER_ELEMENT.saturating_mul(freed.size_bytes / step)
+                && frames_since(candidate.birth)
+                    .is_none_or(|open| open as u64 + u64::from(RETURNS_BETWEEN) >= u64::from(candidate.depth))
+        };
+        let mut fitting = Fitting { old_bytes: freed.size_bytes, ..Fitting::default() };
+        for (size_bytes, candidates) in self.of_size.iter().filter(|(size_bytes, _)| *size_bytes > freed.size_bytes) {
+            if let Some(candidate) = candidates.iter().rfind(|candidate| fits(*size_bytes, candidate)) {
+                let successor = Successor { birth: candidate.birth, size_bytes: *size_bytes };
+                fitting.of_size[fitting.count] = successor;
+                fitting.count += 1;
+            }
+        }
+        fitting
+    }
+
+    fn take(&mut self, successor: Successor) {
+        if let Some((_, candidates)) = self.of_size.iter_mut().find(|(size, _)| *size == successor.size_bytes) {
+            candidates.retain(|candidate| candidate.birth != successor.birth);
+        }
+    }
+}
+
+/// A block that may replace another.
+#[derive(Debug, Clone, Copy, Default)]
+struct Successor {
+    birth: Sequence,
+    size_bytes: u64,
+}
+
+/// Blocks that may replace one, each of another size.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fitting {
+    old_bytes: u64,
+    of_size: [Successor; CANDIDATE_SIZES],
+    count: usize,
+}
+
+impl Fitting {
+    /// The one that is greater by this.
+    fn grown_by(&self, step_bytes: u64) -> Option<Successor> {
+        let wanted = self.old_bytes.checked_add(step_bytes)?;
+        self.of_size[..self.count].iter().find(|successor| successor.size_bytes == wanted).copied()
+    }
+
+    /// As many as are guessed, the latest first.
+    fn latest(mut self) -> Vec<Successor> {
+        let of_size = &mut self.of_size[..self.count];
+        of_size.sort_unstable_by_key(|successor| std::cmp::Reverse(successor.birth));
+        of_size[..self.count.min(GUESSES)].to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: Site = Site(0);
+    const THREAD: ThreadId = ThreadId(0);
+
+    /// A thread that allocates and frees at one site.
+    struct Program {
+        appends: Appends,
+        sequence: u64,
+    }
+
+    impl Program {
+        fn new() -> Self {
+            Self { appends: Appends::new(1), sequence: 0 }
+        }
+
+        fn alloc(&mut self, size_bytes: u64) -> (Sequence, u64) {
+            self.sequence += 1;
+            let birth = Sequence(self.sequence);
+            self.appends.born(SITE, THREAD, birth, size_bytes, self.sequence as u32, 3);
+            (birth, size_bytes)
+        }
+
+        fn free(&mut self, (birth, size_bytes): (Sequence, u64)) {
+            self.sequence += 1;
+            let ordinal = self.sequence as u32;
+            self.appends.freed(&Freed { site: SITE, birth, size_bytes, thread: THREAD, ordinal }, |_| Some(3));
+        }
+
+        fn append(&mut self, table: &mut (Sequence, u64), step: u64) {
+            let new = self.alloc(table.1 + step);
+            self.free(*table);
+            *table = new;
+        }
+
+        fn found(mut self) -> Found {
+            for (_, (site, growth)) in std::mem::take(&mut self.appends.tables) {
+                self.appends.count(site, growth.end());
+            }
+            self.appends.found.remove(0)
+        }
+    }
+
+    #[test]
+    fn tables_that_grow_side_by_side_are_told_apart() {
+        let mut program = Program::new();
+        let mut tables: Vec<(Sequence, u64)> = [8, 24, 40].iter().map(|size| program.alloc(*size)).collect();
+        for _ in 0..20 {
+            for (table, step) in tables.iter_mut().zip([8, 24, 40]) {
+                program.append(table, step);
+                let other = program.alloc(100);
+                program.free(other);
+            }
+        }
+        let found = program.found();
+        assert_eq!((found.chain_count, found.append_count), (3, 60));
+        assert_eq!(found.copied_bytes, (8 + 24 + 40) * 20 * 21 / 2);
+        assert_eq!((found.steps.distinct(), found.finals.max()), (3, 40 * 21));
+    }
+
+    #[test]
+    fn elements_copied_one_by_one_do_not_hide_a_table() {
+        let mut program = Program::new();
+        let mut elements = vec![program.alloc(5)];
+        let mut table = program.alloc(16);
+        for count in 2..100u64 {
+            let new = program.alloc(16 * count);
+            let copies: Vec<_> = (0..count).map(|at| program.alloc(5 + at % 3)).collect();
+            for element in elements {
+                program.free(element);
+            }
+            program.free(table);
+            (table, elements) = (new, copies);
+        }
+        let found = program.found();
+        assert_eq!((found.chain_count, found.append_count, found.copied_bytes), (1, 98, 16 * 98 * 99 / 2));
+    }
+
+    #[test]
+    fn blocks_that_never_overlap_are_no_table() {
+        let mut program = Program::new();
+        for size in 1..100 {
+            let block = program.alloc(size * 8);
+            program.free(block);
+        }
+        assert_eq!(program.found().chain_count, 0);
+    }
+
+    #[test]
+    fn a_candidate_of_an_activation_long_gone_is_none() {
+        let mut program = Program::new();
+        let mut table = program.alloc(8);
+        for _ in 0..20 {
+            let new = program.alloc(table.1 + 8);
+            program.sequence += 1;
+            let (birth, size_bytes) = table;
+            let ordinal = program.sequence as u32;
+            program.appends.freed(&Freed { site: SITE, birth, size_bytes, thread: THREAD, ordinal }, |_| Some(0));
+            table = new;
+        }
+        assert_eq!(program.found().chain_count, 0);
+    }
+
+    #[test]
+    fn doubling_is_no_finding() {
+        let mut program = Program::new();
+        let mut table = program.alloc(8);
+        for _ in 0..20 {
+            let step = table.1;
+            program.append(&mut table, step);
+        }
+        assert_eq!(program.found().chain_count, 0);
+    }
+}
