@@ -4,6 +4,7 @@
 mod info;
 mod leaks;
 mod lifetimes;
+mod patterns;
 mod phases;
 mod profile;
 mod screen;
@@ -17,6 +18,7 @@ mod width;
 pub use info::{info, summary};
 pub use leaks::leaks;
 pub use lifetimes::lifetimes;
+pub use patterns::patterns;
 pub use phases::phases;
 pub use profile::profile_check;
 pub use screen::{Screen, Style};

@@ -7,7 +7,7 @@
 //!              free(t)                 ○ death of a block of n bytes: the candidate of n + δ bytes takes its place
 //! ```
 //!
-//! Successor and predecessor are made by the same function, the successor is born and the predecessor freed on one thread, and
+//! Successor and predecessor are made by the same function (the first predecessor may be made by another), the successor is born and the predecessor freed on one thread, and
 //! the function has returned at most twice in between. That fits by chance, too: a first such pair is a *guess*, and a block may
 //! be the successor in several. A block that was guessed to have grown by δ and is replaced by a candidate that is greater by δ
 //! again is a *table*; from there on only δ fits.
@@ -29,8 +29,14 @@ use super::sizes::Sizes;
 const CANDIDATE_SIZES: usize = 16;
 /// Candidates of one size: as many tables may take a step before the first predecessor is freed.
 const CANDIDATES_OF_A_SIZE: usize = 8;
-/// What a block is guessed to have replaced, the latest ones.
-const GUESSES: usize = 4;
+/// What a block is guessed to have replaced: so many sizes, the latest ones.
+const GUESSES: usize = 8;
+/// Successors that are guessed of a block, the latest ones.
+const GUESSED_SUCCESSORS: usize = 4;
+/// A first step adds at most so much of what was there, which is a header and an element at least.
+const GREATEST_FIRST_STEP: u64 = 4;
+/// Counts as there where there is less.
+const LEAST_OLD_BYTES: u64 = 16;
 /// Events between the successor's birth and the predecessor's death, whatever the table's length.
 const EVENTS_BETWEEN: u64 = 32;
 /// The same for each element.
@@ -92,10 +98,12 @@ struct Candidates {
 /// What a block may have replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Guess {
-    /// Size of the predecessor.
-    old_bytes: u64,
+    /// Size of the predecessor; 0 for no guess. Tables do not begin beyond 4 GiB.
+    old_bytes: u32,
     /// An earlier step was smaller.
     rising: bool,
+    /// The block was the latest that could replace it.
+    certain: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -108,14 +116,25 @@ struct Found {
     doubling_copied_bytes: u64,
 }
 
+/// A table: a block that replaced another that replaced another.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    site: Site,
+    growth: Growth,
+    /// Each successor was the latest block that could be one.
+    certain: bool,
+}
+
 /// The detector.
 #[derive(Debug)]
 pub(super) struct Appends {
     candidates: HashMap<(ThreadId, Site), Candidates>,
+    /// The site of each thread's latest birth.
+    last_sites: Vec<Option<Site>>,
     /// By birth of the block.
     guesses: HashMap<Sequence, [Guess; GUESSES]>,
-    /// Tables by the birth of their latest block, with the site.
-    tables: HashMap<Sequence, (Site, Growth)>,
+    /// By birth of their latest block.
+    tables: HashMap<Sequence, Table>,
     found: Vec<Found>,
 }
 
@@ -123,6 +142,7 @@ impl Appends {
     pub(super) fn new(site_count: usize) -> Self {
         Self {
             candidates: HashMap::new(),
+            last_sites: Vec::new(),
             guesses: HashMap::new(),
             tables: HashMap::new(),
             found: vec![Found::default(); site_count],
@@ -139,6 +159,10 @@ impl Appends {
         ordinal: u32,
         depth: u32,
     ) {
+        if self.last_sites.len() <= thread.index() {
+            self.last_sites.resize(thread.index() + 1, None);
+        }
+        self.last_sites[thread.index()] = Some(site);
         let candidates = self.candidates.entry((thread, site)).or_default();
         candidates.add(size_bytes, Candidate { birth, ordinal, depth });
     }
@@ -148,55 +172,96 @@ impl Appends {
     pub(super) fn freed(&mut self, freed: &Freed, frames_since: impl Fn(Sequence) -> Option<usize>) {
         let table = self.tables.remove(&freed.birth);
         let guesses = self.guesses.remove(&freed.birth).unwrap_or_default();
-        let candidates = self.candidates.get_mut(&(freed.thread, freed.site));
-        let fitting = candidates.as_ref().map_or_else(Fitting::default, |all| all.fitting(freed, frames_since));
+        let last_site = self.last_sites.get(freed.thread.index()).copied().flatten().filter(|last| *last != freed.site);
+        // The first block of a table may have been made elsewhere.
+        if let Some(others) = last_site.and_then(|last_site| self.candidates.get(&(freed.thread, last_site)))
+            && table.is_none()
+        {
+            for successor in others.fitting(freed, &frames_since).latest() {
+                self.guess(successor, freed, false, false);
+            }
+        }
+        let mut candidates = self.candidates.get_mut(&(freed.thread, freed.site));
+        if let Some(candidates) = &mut candidates {
+            // What is dead replaces nothing.
+            candidates.take(Successor { birth: freed.birth, size_bytes: freed.size_bytes });
+        }
+        let fitting = candidates.as_ref().map_or_else(Fitting::default, |all| all.fitting(freed, &frames_since));
+        let latest = fitting.latest();
         // As it went on before?
         let grown = match table {
-            Some((_, growth)) => fitting.grown_by(growth.step_bytes()).map(|successor| (successor, growth)),
+            Some(table) => fitting.grown_by(table.growth.step_bytes()).map(|successor| (successor, table)),
             None => guesses
                 .iter()
                 .filter(|guess| guess.old_bytes > 0)
                 .filter_map(|guess| {
                     let mut growth = Growth::after(guess.rising);
-                    growth.step(guess.old_bytes, freed.size_bytes);
-                    Some((fitting.grown_by(growth.step_bytes())?, growth))
+                    growth.step(u64::from(guess.old_bytes), freed.size_bytes);
+                    let table = Table { site: freed.site, growth, certain: true };
+                    Some((fitting.grown_by(growth.step_bytes())?, table))
                 })
                 .max_by_key(|(successor, _)| successor.birth),
         };
-        if let (Some((successor, mut growth)), Some(candidates)) = (grown, candidates) {
-            growth.step(freed.size_bytes, successor.size_bytes);
-            candidates.take(successor);
-            self.tables.insert(successor.birth, (freed.site, growth));
-            return;
-        }
-        let latest = fitting.latest();
-        if let Some((site, mut growth)) = table {
-            let ended =
-                latest.first().map_or_else(|| growth.end(), |next| growth.step(freed.size_bytes, next.size_bytes));
-            self.count(site, ended);
-        }
-        let earlier_step = match (table, guesses) {
-            (Some((_, growth)), _) => Some(growth.step_bytes()),
-            // Only what is certain, and no more than a doubling.
-            (None, [only, Guess { old_bytes: 0, .. }, ..]) if only.old_bytes > 0 => {
-                Some(freed.size_bytes - only.old_bytes).filter(|step_bytes| *step_bytes <= only.old_bytes)
+        let mut earlier_step = None;
+        match (grown, table) {
+            (Some((successor, mut table)), _) => {
+                table.growth.step(freed.size_bytes, successor.size_bytes);
+                table.certain &= latest.first().is_some_and(|latest| latest.birth == successor.birth);
+                if let Some(candidates) = candidates {
+                    candidates.take(successor);
+                }
+                self.tables.insert(successor.birth, table);
+                if table.certain {
+                    return;
+                }
             }
-            (None, _) => None,
-        };
-        for successor in latest {
+            (None, Some(mut table)) => {
+                earlier_step = Some(table.growth.step_bytes()).filter(|_| table.certain);
+                let ended = match latest.first() {
+                    Some(next) => table.growth.step(freed.size_bytes, next.size_bytes),
+                    None => table.growth.end(),
+                };
+                self.count(table.site, ended);
+            }
+            (None, None) => {
+                // Only what is certain, and no more than a doubling.
+                let Guess { old_bytes, certain, .. } = guesses[0];
+                if certain && guesses[1].old_bytes == 0 {
+                    let old_bytes = u64::from(old_bytes);
+                    earlier_step = Some(freed.size_bytes - old_bytes).filter(|step_bytes| *step_bytes <= old_bytes);
+                }
+            }
+        }
+        for (at, successor) in latest.into_iter().enumerate() {
             let step_bytes = successor.size_bytes - freed.size_bytes;
             let rising = earlier_step.is_some_and(|earlier| step_bytes > earlier);
-            let guesses = self.guesses.entry(successor.birth).or_default();
-            guesses.rotate_right(1);
-            guesses[0] = Guess { old_bytes: freed.size_bytes, rising };
+            self.guess(successor, freed, rising, at == 0);
+        }
+    }
+
+    /// A block may have replaced the one that is freed.
+    fn guess(&mut self, successor: Successor, freed: &Freed, rising: bool, certain: bool) {
+        let most = freed.size_bytes.max(LEAST_OLD_BYTES).saturating_mul(GREATEST_FIRST_STEP);
+        let Some(old_bytes) = u32::try_from(freed.size_bytes).ok().filter(|old_bytes| *old_bytes > 0) else { return };
+        if successor.size_bytes - freed.size_bytes > most {
+            return;
+        }
+        let guess = Guess { old_bytes, rising, certain };
+        let guesses = self.guesses.entry(successor.birth).or_default();
+        match guesses.iter_mut().find(|known| known.old_bytes == old_bytes) {
+            Some(known) => *known = guess,
+            None => {
+                guesses.rotate_right(1);
+                guesses[0] = guess;
+            }
         }
     }
 
     /// A block is over in another way: by a realloc, or alive at the end.
     pub(super) fn over(&mut self, birth: Sequence) {
         self.guesses.remove(&birth);
-        if let Some((site, growth)) = self.tables.remove(&birth) {
-            self.count(site, growth.end());
+        if let Some(table) = self.tables.remove(&birth) {
+            self.count(table.site, table.growth.end());
         }
     }
 
@@ -213,8 +278,8 @@ impl Appends {
 
     /// What was found, the most copied bytes first.
     pub(super) fn finish(mut self, places: &Places<'_>, limit: usize) -> Listing<Append> {
-        for (_, (site, growth)) in std::mem::take(&mut self.tables) {
-            self.count(site, growth.end());
+        for (_, table) in std::mem::take(&mut self.tables) {
+            self.count(table.site, table.growth.end());
         }
         let found = |site: Site| &self.found[site.index()];
         let ranked = places.ranked(|site| (found(site).copied_bytes, found(site).append_count));
@@ -263,7 +328,7 @@ impl Candidates {
     }
 
     /// The latest candidate of each size that may replace a block.
-    fn fitting(&self, freed: &Freed, frames_since: impl Fn(Sequence) -> Option<usize>) -> Fitting {
+    fn fitting(&self, freed: &Freed, frames_since: &impl Fn(Sequence) -> Option<usize>) -> Fitting {
         let fits = |size_bytes: u64, candidate: &Candidate| {
             let step = size_bytes - freed.size_bytes;
             let between = u64::from(freed.ordinal.wrapping_sub(candidate.ordinal));
@@ -316,13 +381,14 @@ impl Fitting {
     fn latest(mut self) -> Vec<Successor> {
         let of_size = &mut self.of_size[..self.count];
         of_size.sort_unstable_by_key(|successor| std::cmp::Reverse(successor.birth));
-        of_size[..self.count.min(GUESSES)].to_vec()
+        of_size[..self.count.min(GUESSED_SUCCESSORS)].to_vec()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SITE: Site = Site(0);
     const THREAD: ThreadId = ThreadId(0);
@@ -358,8 +424,8 @@ mod tests {
         }
 
         fn found(mut self) -> Found {
-            for (_, (site, growth)) in std::mem::take(&mut self.appends.tables) {
-                self.appends.count(site, growth.end());
+            for (_, table) in std::mem::take(&mut self.appends.tables) {
+                self.appends.count(table.site, table.growth.end());
             }
             self.appends.found.remove(0)
         }
@@ -380,6 +446,35 @@ mod tests {
         assert_eq!((found.chain_count, found.append_count), (3, 60));
         assert_eq!(found.copied_bytes, (8 + 24 + 40) * 20 * 21 / 2);
         assert_eq!((found.steps.distinct(), found.finals.max()), (3, 40 * 21));
+    }
+
+    proptest! {
+        /// Tables that grow in random order, two steps of different tables now and then entangled, among blocks of sizes that
+        /// no table has. What was copied is known from how they grow.
+        #[test]
+        fn what_is_copied_is_exact(
+            elements in proptest::collection::btree_set(1..40u64, 1..6),
+            turns in proptest::collection::vec((any::<usize>(), 0..4u8, 0..3u64), 0..400),
+        ) {
+            let steps: Vec<u64> = elements.into_iter().map(|element| element * 8).collect();
+            let mut program = Program::new();
+            let mut tables: Vec<(Sequence, u64)> = steps.iter().map(|step| program.alloc(*step)).collect();
+            let mut counts = vec![0u64; tables.len()];
+            let mut noise = Vec::new();
+            for (which, what, size) in turns {
+                let at = which % tables.len();
+                match what {
+                    0 => noise.push(program.alloc(5 + 2 * size)),
+                    1 if !noise.is_empty() => { let gone = noise.remove(which % noise.len()); program.free(gone); }
+                    _ => { program.append(&mut tables[at], steps[at]); counts[at] += 1; }
+                }
+            }
+            let long = || steps.iter().zip(&counts).filter(|(_, count)| **count >= 4);
+            let expected: u64 = long().map(|(step, count)| step * count * (count + 1) / 2).sum();
+            let found = program.found();
+            prop_assert_eq!((found.chain_count, found.append_count), (long().count() as u64, long().map(|it| it.1).sum()));
+            prop_assert_eq!(found.copied_bytes, expected);
+        }
     }
 
     #[test]

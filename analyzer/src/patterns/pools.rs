@@ -9,6 +9,8 @@ use crate::sites::ratio;
 
 /// Sizes of a site that are followed, the first ones seen.
 const SIZES: usize = 8;
+/// Addresses freed last that are remembered of each size.
+const FREED: usize = 8;
 /// Blocks of the size that make a pool worth while.
 const LEAST: u64 = 1000;
 /// The part of the site's blocks that must be of the size.
@@ -46,7 +48,33 @@ pub(super) struct OneSize {
     live_count: u64,
     pub(super) max_live_count: u64,
     pub(super) lifo_count: u64,
-    last_freed: Option<u64>,
+    freed: Freed,
+}
+
+/// Addresses freed last and not given out again, the latest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Freed {
+    addresses: [u64; FREED],
+    count: usize,
+}
+
+impl Freed {
+    fn push(&mut self, address: u64) {
+        if self.count == FREED {
+            self.addresses.rotate_left(1);
+            self.count -= 1;
+        }
+        self.addresses[self.count] = address;
+        self.count += 1;
+    }
+
+    /// An address is given out. Whether it is the latest.
+    fn take(&mut self, address: u64) -> bool {
+        let Some(at) = self.addresses[..self.count].iter().rposition(|freed| *freed == address) else { return false };
+        self.addresses[at..self.count].rotate_left(1);
+        self.count -= 1;
+        at == self.count
+    }
 }
 
 /// The detector.
@@ -76,7 +104,7 @@ impl Pools {
         one.born_count += 1;
         one.live_count += 1;
         one.max_live_count = one.max_live_count.max(one.live_count);
-        one.lifo_count += u64::from(one.last_freed.take() == Some(address));
+        one.lifo_count += u64::from(one.freed.take(address));
     }
 
     /// A block dies.
@@ -84,15 +112,15 @@ impl Pools {
     pub(super) fn died(&mut self, site: Site, size_bytes: u64, address: u64) {
         if let Some(one) = self.of_site[site.index()].iter_mut().find(|one| one.size_bytes == size_bytes) {
             one.live_count = one.live_count.saturating_sub(1);
-            one.last_freed = Some(address);
+            one.freed.push(address);
         }
     }
 
     /// A block that `died` was told of lives on.
-    pub(super) fn stayed(&mut self, site: Site, size_bytes: u64) {
+    pub(super) fn stayed(&mut self, site: Site, size_bytes: u64, address: u64) {
         if let Some(one) = self.of_site[site.index()].iter_mut().find(|one| one.size_bytes == size_bytes) {
             one.live_count += 1;
-            one.last_freed = None;
+            one.freed.take(address);
         }
     }
 
@@ -159,8 +187,8 @@ mod tests {
         }
         let one = pools.commonest(Site(0)).unwrap();
         assert_eq!((one.born_count, one.max_live_count), (2500, 2));
-        // The first of each round but one, and each third.
-        assert_eq!(one.lifo_count, 999 + 500);
+        // All but the first of each address.
+        assert_eq!(one.lifo_count, 2498);
         assert!(one.is_pool(2500) && one.is_pool(2777) && !one.is_pool(2778));
     }
 

@@ -8,8 +8,8 @@ use trace_format::ThreadId;
 use super::fates::Fates;
 use super::listing::Listing;
 use super::places::{PatternSite, Places, Site};
-use crate::lifetimes::{Class, Study};
-use crate::phases::RowId;
+use crate::lifetimes::Study;
+use crate::phases::{PhaseSource, RowId};
 use crate::replay::{Amount, CellId};
 use crate::sites::ratio;
 
@@ -24,9 +24,10 @@ pub struct Transfers {
     pub threads: Vec<ThreadTransfer>,
     /// Who makes what other threads free.
     pub thread_sites: Listing<SiteTransfer>,
-    /// Blocks that died in another phase than the one they were born in, on their thread.
+    /// Blocks that their own thread freed when the phase instance they were born in was over.
     pub to_phases: Amount,
-    /// From phase to phase, the most bytes first.
+    /// From phase to phase, the most bytes first, `(outside)` being none. What goes from one instance of a phase to another of the
+    /// same, or to a phase inside of it, is in no pair.
     pub phases: Vec<PhaseTransfer>,
     /// Who makes what other phases free: who promotes.
     pub phase_sites: Listing<SiteTransfer>,
@@ -94,10 +95,10 @@ impl ThreadMatrix {
 
     /// What was found, with what `study` knows of phases.
     pub(super) fn finish(self, places: &Places<'_>, fates: &Fates, study: &Study, limit: usize) -> Transfers {
-        let handed = handed_over(places, study);
+        let left = left(places, study);
         let thread_sites = listing(places, limit, |site| fates.of(site).freed_elsewhere, fates, |_| Vec::new());
-        let amount = |site: Site| handed.get(&site).map_or(Amount::default(), |handed| handed.amount);
-        let phases_of = |site: Site| handed.get(&site).map_or_else(Vec::new, |handed| handed.phases(study));
+        let amount = |site: Site| left.get(&site).map_or(Amount::default(), |left| left.amount);
+        let phases_of = |site: Site| left.get(&site).map_or_else(Vec::new, |left| left.phases(study));
         let phase_sites = listing(places, limit, amount, fates, phases_of);
         let mut freed = Amount::default();
         places.sites().for_each(|site| freed += fates.of(site).freed);
@@ -132,15 +133,15 @@ impl ThreadMatrix {
     }
 }
 
-/// What a site hands over to other phases.
+/// What of a site's blocks is freed after their phase.
 #[derive(Debug, Default)]
-struct HandedOver {
+struct Left {
     amount: Amount,
-    /// By phase at birth, of all blocks of its cells.
+    /// By phase at birth.
     rows: HashMap<RowId, u64>,
 }
 
-impl HandedOver {
+impl Left {
     fn phases(&self, study: &Study) -> Vec<String> {
         let mut rows: Vec<(RowId, u64)> = self.rows.iter().map(|(row, count)| (*row, *count)).collect();
         rows.sort_unstable_by_key(|(row, count)| (std::cmp::Reverse(*count), *row));
@@ -155,32 +156,45 @@ impl HandedOver {
     }
 }
 
-fn handed_over(places: &Places<'_>, study: &Study) -> HashMap<Site, HandedOver> {
-    let mut handed: HashMap<Site, HandedOver> = HashMap::new();
+fn left(places: &Places<'_>, study: &Study) -> HashMap<Site, Left> {
+    let mut left: HashMap<Site, Left> = HashMap::new();
     for (at, life) in study.collected.cells.iter().enumerate() {
-        let amount = life.classes[Class::HandedOver.index()];
-        let Some(place) = places.cell(CellId(at as u32)).filter(|_| amount.count > 0) else { continue };
-        let site = handed.entry(place.site).or_default();
-        site.amount += amount;
-        for row in &life.rows {
-            *site.rows.entry(row.row).or_default() += row.born.count;
+        let Some(place) = places.cell(CellId(at as u32)) else { continue };
+        for row in life.rows.iter().filter(|row| row.left.count > 0) {
+            let site = left.entry(place.site).or_default();
+            site.amount += row.left;
+            *site.rows.entry(row.row).or_default() += row.left.count;
         }
     }
-    handed
+    left
 }
 
-/// Pairs of phases that differ. Allocators are not told apart here: phases are of a process.
+/// Pairs of phases of which the second is neither the first nor inside of it. Allocators are not told apart here.
 fn phases(places: &Places<'_>, study: &Study, limit: usize) -> Vec<PhaseTransfer> {
     let rows = &study.collected.phases;
-    let is_selected = |row: RowId| places.has_process(rows[row.0 as usize].thread);
+    let row = |row: RowId| &rows[row.0 as usize];
+    let is_inside = |outer: RowId, inner: RowId| {
+        let mut around = Some(inner);
+        while let Some(at) = around {
+            if at == outer {
+                return true;
+            }
+            around = row(at).parent;
+        }
+        false
+    };
     let mut cells: HashMap<(String, String), Amount> = HashMap::new();
     for ((birth, death), amount) in &study.collected.matrix {
-        let Some(death) = death.filter(|death| death != birth && is_selected(*birth)) else { continue };
-        let path = |row: RowId| study.phase_path(row).join(" › ");
-        let (birth, death) = (path(*birth), path(death));
-        if birth != death {
-            *cells.entry((birth, death)).or_default() += *amount;
+        let Some(death) = *death else { continue };
+        if row(*birth).source == PhaseSource::None
+            || row(*birth).thread != row(death).thread
+            || is_inside(*birth, death)
+            || !places.has_process(row(*birth).thread)
+        {
+            continue;
         }
+        let path = |row: RowId| study.phase_path(row).join(" › ");
+        *cells.entry((path(*birth), path(death))).or_default() += *amount;
     }
     let mut cells: Vec<_> = cells.into_iter().collect();
     cells.sort_unstable_by(|(pair, amount), (other_pair, other)| {

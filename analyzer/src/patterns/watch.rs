@@ -223,7 +223,7 @@ impl Observer for Watch<'_, '_> {
         }
         let Some(place) = self.places.cell(block.cell) else { return };
         self.snapshot.stayed(place.process, block.birth_sequence, event.sequence);
-        self.pools.stayed(place.site, block.size_bytes);
+        self.pools.stayed(place.site, block.size_bytes, block.tag.address);
         self.fates.of_mut(place.site).replaced_count -= 1;
     }
 

@@ -10,6 +10,7 @@ mod flamegraph;
 mod info;
 mod leaks;
 mod lifetimes;
+mod patterns;
 mod phases;
 mod profile;
 mod profiles;
@@ -64,6 +65,7 @@ enum Command {
     Lifetimes(lifetimes::Args),
     Timeline(timeline::Args),
     Leaks(leaks::Args),
+    Patterns(patterns::Args),
     Flamegraph(flamegraph::Args),
     Profile(profile::Args),
     Verify(verify::Args),
@@ -87,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Lifetimes(args) => args.run(&mut out),
         Command::Timeline(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
+        Command::Patterns(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Profile(args) => args.run(&mut out),
         Command::Verify(args) => args.run(&mut out),
