@@ -188,54 +188,65 @@ impl Appends {
         }
         let fitting = candidates.as_ref().map_or_else(Fitting::default, |all| all.fitting(freed, &frames_since));
         let latest = fitting.latest();
-        // As it went on before?
-        let grown = match table {
-            Some(table) => fitting.grown_by(table.growth.step_bytes()).map(|successor| (successor, table)),
-            None => guesses
-                .iter()
-                .filter(|guess| guess.old_bytes > 0)
-                .filter_map(|guess| {
-                    let mut growth = Growth::after(guess.rising);
-                    growth.step(u64::from(guess.old_bytes), freed.size_bytes);
-                    let table = Table { site: freed.site, growth, certain: true };
-                    Some((fitting.grown_by(growth.step_bytes())?, table))
-                })
-                .max_by_key(|(successor, _)| successor.birth),
-        };
+        let is_latest = |successor: Successor| latest.first().is_some_and(|latest| latest.birth == successor.birth);
+        // As it went on before? What is certain goes first, then what has gone on for longest.
+        let guessed = guesses.iter().filter(|guess| guess.old_bytes > 0).map(|guess| {
+            let mut growth = Growth::after(guess.rising);
+            growth.step(u64::from(guess.old_bytes), freed.size_bytes);
+            Table { site: freed.site, growth, certain: true }
+        });
+        let grown = table
+            .into_iter()
+            .chain(guessed.filter(|_| table.is_none_or(|table| !table.certain)))
+            .filter_map(|table| Some((fitting.grown_by(table.growth.step_bytes())?, table)))
+            .max_by_key(|(successor, table)| (is_latest(*successor), table.growth.step_count(), successor.birth));
         let mut earlier_step = None;
-        match (grown, table) {
-            (Some((successor, mut table)), _) => {
-                table.growth.step(freed.size_bytes, successor.size_bytes);
-                table.certain &= latest.first().is_some_and(|latest| latest.birth == successor.birth);
-                if let Some(candidates) = candidates {
+        if let Some((successor, mut grown)) = grown {
+            if let Some(other) = table.filter(|table| table.growth.step_bytes() != grown.growth.step_bytes()) {
+                self.count(other.site, other.growth.end());
+            }
+            grown.growth.step(freed.size_bytes, successor.size_bytes);
+            grown.certain &= is_latest(successor);
+            self.succeeds(successor.birth, grown);
+            if grown.certain {
+                if let Some(candidates) = self.candidates.get_mut(&(freed.thread, freed.site)) {
                     candidates.take(successor);
                 }
-                self.tables.insert(successor.birth, table);
-                if table.certain {
-                    return;
-                }
+                return;
             }
-            (None, Some(mut table)) => {
-                earlier_step = Some(table.growth.step_bytes()).filter(|_| table.certain);
-                let ended = match latest.first() {
-                    Some(next) => table.growth.step(freed.size_bytes, next.size_bytes),
-                    None => table.growth.end(),
-                };
-                self.count(table.site, ended);
-            }
-            (None, None) => {
-                // Only what is certain, and no more than a doubling.
-                let Guess { old_bytes, certain, .. } = guesses[0];
-                if certain && guesses[1].old_bytes == 0 {
-                    let old_bytes = u64::from(old_bytes);
-                    earlier_step = Some(freed.size_bytes - old_bytes).filter(|step_bytes| *step_bytes <= old_bytes);
-                }
+        } else if let Some(mut table) = table {
+            earlier_step = Some(table.growth.step_bytes()).filter(|_| table.certain);
+            let ended = match latest.first() {
+                Some(next) => table.growth.step(freed.size_bytes, next.size_bytes),
+                None => table.growth.end(),
+            };
+            self.count(table.site, ended);
+        } else {
+            // Only what is certain, and no more than a doubling.
+            let Guess { old_bytes, certain, .. } = guesses[0];
+            if certain && guesses[1].old_bytes == 0 {
+                let old_bytes = u64::from(old_bytes);
+                earlier_step = Some(freed.size_bytes - old_bytes).filter(|step_bytes| *step_bytes <= old_bytes);
             }
         }
         for (at, successor) in latest.into_iter().enumerate() {
             let step_bytes = successor.size_bytes - freed.size_bytes;
             let rising = earlier_step.is_some_and(|earlier| step_bytes > earlier);
             self.guess(successor, freed, rising, at == 0);
+        }
+    }
+
+    /// A block is the latest of a table. If it may be of two, it is of the one that is certain, or has gone on for longer.
+    fn succeeds(&mut self, birth: Sequence, table: Table) {
+        let weight = |table: &Table| (table.certain, table.growth.step_count());
+        match self.tables.get(&birth).copied() {
+            Some(other) if weight(&other) > weight(&table) => self.count(table.site, table.growth.end()),
+            other => {
+                self.tables.insert(birth, table);
+                if let Some(other) = other {
+                    self.count(other.site, other.growth.end());
+                }
+            }
         }
     }
 

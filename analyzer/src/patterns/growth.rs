@@ -66,6 +66,11 @@ impl Growth {
         self.run.step_bytes
     }
 
+    /// Steps of the same size so far.
+    pub(super) fn step_count(&self) -> u64 {
+        self.run.step_count
+    }
+
     /// The table grows no more.
     pub(super) fn end(self) -> Option<Run> {
         Some(self.run).filter(|run| run.step_count > 0)
