@@ -17,8 +17,6 @@ use super::sizes::Sizes;
 
 /// The part of all chains that a reserved capacity is enough for.
 const RESERVED_PART: f64 = 0.9;
-/// Steps that grow, from which on a site is listed.
-const LEAST_GROWTHS: u64 = 4;
 
 /// A function whose blocks grow by realloc.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -198,10 +196,7 @@ impl Reallocs {
     /// What was found, the most old bytes first.
     pub(super) fn finish(&self, places: &Places<'_>, limit: usize) -> Listing<ReallocGrowth> {
         let found = |site: Site| &self.found[site.index()];
-        let ranked = places.ranked(|site| {
-            let found = found(site);
-            if found.grow_count < LEAST_GROWTHS { (0, 0) } else { (found.old_bytes, found.grow_count) }
-        });
+        let ranked = places.ranked(|site| (found(site).old_bytes, found(site).grow_count));
         let sum = |figure: fn(&Found) -> u64| ranked.iter().map(|site| figure(found(*site))).sum();
         let describe = |site: &Site| found(*site).describe(places.describe(*site), places.alloc_count(*site));
         Listing {
