@@ -418,8 +418,8 @@ mod tests {
         }
     }
 
-    fn scope(function: &str, count: u64) -> Option<ScopeShare> {
-        Some(ScopeShare { function: Some(function.into()), count })
+    fn scope(function: &str, count: u64) -> ScopeShare {
+        ScopeShare { function: Some(function.into()), count }
     }
 
     #[test]
@@ -448,13 +448,21 @@ mod tests {
             ),
             (
                 "other threads, whatever the scope",
-                Facts { freed_elsewhere: Amount { bytes: 2500, count: 25 }, scope: scope("pass", 475), ..facts(500) },
+                Facts {
+                    freed_elsewhere: Amount { bytes: 2500, count: 25 },
+                    scope: Some(scope("pass", 475)),
+                    ..facts(500)
+                },
                 Some(Allocator::General),
             ),
             ("kept", Facts { survived: all, freed: Amount::default(), ..facts(500) }, Some(Allocator::Arena)),
-            ("one scope", Facts { scope: scope("pass", 460), ..facts(500) }, Some(Allocator::Arena)),
-            ("the thread is no scope", Facts { scope: scope("main", 500), ..facts(500) }, Some(Allocator::General)),
-            ("too few in one scope", Facts { scope: scope("pass", 440), ..facts(500) }, Some(Allocator::General)),
+            ("one scope", Facts { scope: Some(scope("pass", 460)), ..facts(500) }, Some(Allocator::Arena)),
+            (
+                "the thread is no scope",
+                Facts { scope: Some(scope("main", 500)), ..facts(500) },
+                Some(Allocator::General),
+            ),
+            ("too few in one scope", Facts { scope: Some(scope("pass", 440)), ..facts(500) }, Some(Allocator::General)),
             ("a pool", Facts { is_pool: true, ..facts(500) }, Some(Allocator::Pool)),
         ];
         for (what, facts, expected) in cases {
@@ -472,10 +480,11 @@ mod tests {
 
     #[test]
     fn growth_in_an_arena_is_warned_of_and_never_sure() {
-        let plain = advice(&Facts { scope: scope("pass", 20_000), ..facts(20_000) }).unwrap();
+        let plain = advice(&Facts { scope: Some(scope("pass", 20_000)), ..facts(20_000) }).unwrap();
         assert_eq!((plain.confidence, plain.scope.as_deref()), (Confidence::High, Some("pass")));
         assert_eq!(plain.saves_free_count, 20_000);
-        let growing = advice(&Facts { scope: scope("pass", 20_000), grow_count: 5_000, ..facts(20_000) }).unwrap();
+        let growing =
+            advice(&Facts { scope: Some(scope("pass", 20_000)), grow_count: 5_000, ..facts(20_000) }).unwrap();
         assert_eq!(growing.confidence, Confidence::Medium);
         assert!(growing.why.contains("reserve"), "{}", growing.why);
     }

@@ -90,10 +90,15 @@ struct Chain {
     addresses: Vec<u64>,
 }
 
+/// A block in its heap.
+type Key = (ProcessId, BlockId);
+/// A block that a realloc has taken.
+type Moving = (Key, Chain);
+
 /// Every chain that a trace's reallocs make.
 fn chains(trace: &Trace) -> Vec<Chain> {
-    let mut of_block: HashMap<(ProcessId, BlockId), Chain> = HashMap::new();
-    let mut moving: HashMap<(u32, EntryId), Vec<Option<((ProcessId, BlockId), Chain)>>> = HashMap::new();
+    let mut of_block: HashMap<Key, Chain> = HashMap::new();
+    let mut moving: HashMap<(u32, EntryId), Vec<Option<Moving>>> = HashMap::new();
     let mut over = Vec::new();
     for event in events(trace) {
         let process = trace.tables.threads[event.thread.index()].process;

@@ -216,7 +216,9 @@ fn listing(
         (amount.bytes.max(amount.count), amount.count)
     });
     let mut total = Amount::default();
-    ranked.iter().for_each(|site| total += amount(*site));
+    for site in &ranked {
+        total += amount(*site);
+    }
     let describe = |site: &Site| {
         let Amount { bytes, count } = amount(*site);
         let share = ratio(count, fates.of(*site).freed.count);
