@@ -20,6 +20,7 @@
 //! sizes of a site.
 
 mod appends;
+mod candidates;
 mod chunks;
 mod fates;
 mod fragmentation;

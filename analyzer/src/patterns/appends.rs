@@ -7,10 +7,11 @@
 //!              free(t)                 ○ death of a block of n bytes: the candidate of n + δ bytes takes its place
 //! ```
 //!
-//! Successor and predecessor are made by the same function (the first predecessor may be made by another), the successor is born and the predecessor freed on one thread, and
-//! the function has returned at most twice in between. That fits by chance, too: a first such pair is a *guess*, and a block may
-//! be the successor in several. A block that was guessed to have grown by δ and is replaced by a candidate that is greater by δ
-//! again is a *table*; from there on only δ fits.
+//! Successor and predecessor are made by the same function (the first predecessor may be made by another), the successor is born and
+//! the predecessor freed on one thread, and the function has returned at most twice in between. That fits by chance, too: a first
+//! such pair is a *guess*, and a block may be the successor in several. A block that was guessed to have grown by δ and is replaced
+//! by a candidate that is greater by δ again is a *table*; from there on only δ fits. It is *certain* as long as each successor was
+//! the latest block that could be one.
 //!
 //! What was copied is the sum of the predecessors' sizes: exact if each predecessor was full. Blocks of the same size cannot be told
 //! apart: where one function makes the successors of two tables before it frees either predecessor, and sizes coincide, a step
@@ -22,30 +23,18 @@ use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
 use trace_format::{Sequence, ThreadId};
 
+use super::candidates::{Candidate, Candidates, Fitting, Freed, Successor};
 use super::growth::{Growth, Run};
 use super::listing::Listing;
 use super::places::{PatternSite, Places, Site};
 use super::sizes::Sizes;
 
-/// Candidates that are kept per thread and function, each of another size; the oldest makes room.
-const CANDIDATE_SIZES: usize = 16;
-/// Candidates of one size: as many tables may take a step before the first predecessor is freed.
-const CANDIDATES_OF_A_SIZE: usize = 8;
 /// What a block is guessed to have replaced: so many sizes, the latest ones.
 const GUESSES: usize = 8;
-/// Successors that are guessed of a block, the latest ones.
-const GUESSED_SUCCESSORS: usize = 4;
 /// A first step adds at most so much of what was there, which is a header and an element at least.
 const GREATEST_FIRST_STEP: u64 = 4;
 /// Counts as there where there is less.
 const LEAST_OLD_BYTES: u64 = 16;
-/// Events between the successor's birth and the predecessor's death, whatever the table's length.
-const EVENTS_BETWEEN: u64 = 32;
-/// The same for each element.
-const EVENTS_PER_ELEMENT: u64 = 4;
-/// How often the function may have returned in between.
-const RETURNS_BETWEEN: u32 = 2;
-
 /// A function whose tables grow by allocate-copy-free.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Append {
@@ -68,33 +57,6 @@ pub struct Append {
     pub median_final_bytes: u64,
     /// The greatest.
     pub max_final_bytes: u64,
-}
-
-/// A death that may be a predecessor's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Freed {
-    pub(super) site: Site,
-    pub(super) birth: Sequence,
-    pub(super) size_bytes: u64,
-    /// The thread that frees.
-    pub(super) thread: ThreadId,
-    /// That thread's events so far.
-    pub(super) ordinal: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Candidate {
-    birth: Sequence,
-    ordinal: u32,
-    /// Frames down to the site's own.
-    depth: u32,
-}
-
-/// Latest births of a site on a thread.
-#[derive(Debug, Default)]
-struct Candidates {
-    /// By size, the one used last at the end.
-    of_size: Vec<(u64, Vec<Candidate>)>,
 }
 
 /// What a block may have replaced.
@@ -319,82 +281,6 @@ impl Found {
             median_final_bytes: self.finals.quantile(0.5),
             max_final_bytes: self.finals.max(),
         }
-    }
-}
-
-impl Candidates {
-    fn add(&mut self, size_bytes: u64, candidate: Candidate) {
-        let mut of_size = match self.of_size.iter().position(|(size, _)| *size == size_bytes) {
-            Some(at) => self.of_size.remove(at),
-            None if self.of_size.len() < CANDIDATE_SIZES => (size_bytes, Vec::new()),
-            None => {
-                let (_, mut oldest) = self.of_size.remove(0);
-                oldest.clear();
-                (size_bytes, oldest)
-            }
-        };
-        if of_size.1.len() == CANDIDATES_OF_A_SIZE {
-            of_size.1.remove(0);
-        }
-        of_size.1.push(candidate);
-        self.of_size.push(of_size);
-    }
-
-    /// The latest candidate of each size that may replace a block.
-    fn fitting(&self, freed: &Freed, frames_since: &impl Fn(Sequence) -> Option<usize>) -> Fitting {
-        let fits = |size_bytes: u64, candidate: &Candidate| {
-            let step = size_bytes - freed.size_bytes;
-            let between = u64::from(freed.ordinal.wrapping_sub(candidate.ordinal));
-            candidate.birth > freed.birth
-                && between <= EVENTS_BETWEEN + EVENTS_PER_ELEMENT.saturating_mul(freed.size_bytes / step)
-                && frames_since(candidate.birth)
-                    .is_none_or(|open| open as u64 + u64::from(RETURNS_BETWEEN) >= u64::from(candidate.depth))
-        };
-        let mut fitting = Fitting { old_bytes: freed.size_bytes, ..Fitting::default() };
-        for (size_bytes, candidates) in self.of_size.iter().filter(|(size_bytes, _)| *size_bytes > freed.size_bytes) {
-            if let Some(candidate) = candidates.iter().rfind(|candidate| fits(*size_bytes, candidate)) {
-                let successor = Successor { birth: candidate.birth, size_bytes: *size_bytes };
-                fitting.of_size[fitting.count] = successor;
-                fitting.count += 1;
-            }
-        }
-        fitting
-    }
-
-    fn take(&mut self, successor: Successor) {
-        if let Some((_, candidates)) = self.of_size.iter_mut().find(|(size, _)| *size == successor.size_bytes) {
-            candidates.retain(|candidate| candidate.birth != successor.birth);
-        }
-    }
-}
-
-/// A block that may replace another.
-#[derive(Debug, Clone, Copy, Default)]
-struct Successor {
-    birth: Sequence,
-    size_bytes: u64,
-}
-
-/// Blocks that may replace one, each of another size.
-#[derive(Debug, Clone, Copy, Default)]
-struct Fitting {
-    old_bytes: u64,
-    of_size: [Successor; CANDIDATE_SIZES],
-    count: usize,
-}
-
-impl Fitting {
-    /// The one that is greater by this.
-    fn grown_by(&self, step_bytes: u64) -> Option<Successor> {
-        let wanted = self.old_bytes.checked_add(step_bytes)?;
-        self.of_size[..self.count].iter().find(|successor| successor.size_bytes == wanted).copied()
-    }
-
-    /// As many as are guessed, the latest first.
-    fn latest(mut self) -> Vec<Successor> {
-        let of_size = &mut self.of_size[..self.count];
-        of_size.sort_unstable_by_key(|successor| std::cmp::Reverse(successor.birth));
-        of_size[..self.count.min(GUESSED_SUCCESSORS)].to_vec()
     }
 }
 

@@ -6,7 +6,8 @@
 
 use trace_format::{DomainId, Event, Op, ProcessId, Sequence, StackId, StackQuality, Tables, ThreadId};
 
-use super::appends::{Appends, Freed};
+use super::appends::Appends;
+use super::candidates::Freed;
 use super::chunks::ChunkWatch;
 use super::fates::Fates;
 use super::fragmentation::{Extent, Snapshot};
