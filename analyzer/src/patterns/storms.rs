@@ -250,3 +250,84 @@ fn born_in(places: &Places<'_>, births: &HashMap<Site, Amount>) -> Vec<BornIn> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Names;
+    use trace_format::{Frame, FrameSymbols, ModuleId, StackNode, Symbol};
+
+    const THREAD: ThreadId = ThreadId(0);
+    /// main ─ tear_down ─ destroy, by their stacks.
+    const NODES: [StackId; 3] = [StackId(1), StackId(2), StackId(3)];
+
+    fn tables() -> Tables {
+        let mut tables =
+            Tables { stacks: vec![StackNode { parent: StackId(0), frame: FrameId(0) }], ..Tables::default() };
+        for (at, name) in ["main", "tear_down", "destroy"].into_iter().enumerate() {
+            tables.frames.push(Frame { module: ModuleId(0), address: at as u64 });
+            tables.stacks.push(StackNode { parent: StackId(at as u32), frame: FrameId(at as u32) });
+            let symbol = Symbol { name: name.into(), ..Symbol::default() };
+            tables.symbols.push(FrameSymbols { functions: vec![symbol] });
+        }
+        tables.threads.push(trace_format::Thread::default());
+        tables
+    }
+
+    /// Storms by function: how many, frees, the largest.
+    fn storms(free: impl Fn(&mut Storms<'_>)) -> Vec<(String, u64, u64, u64)> {
+        let tables = tables();
+        let names = Names::with_symbols(&tables, &tables.symbols);
+        let functions = Functions::of(&names);
+        let mut storms = Storms::new(&tables, &functions);
+        free(&mut storms);
+        storms.ended_from(THREAD, 0);
+        let found = storms.found.iter().map(|(function, found)| {
+            let births: u64 = found.births.values().map(|amount| amount.count).sum();
+            assert_eq!(births, found.freed.count, "all blocks have the frame around the storm as their scope");
+            (functions.name(*function).to_owned(), found.storm_count, found.freed.count, found.largest_count)
+        });
+        found.collect()
+    }
+
+    fn free(storms: &mut Storms<'_>, scope: usize, ordinals: impl Iterator<Item = u64>) {
+        for ordinal in ordinals {
+            storms.freed(THREAD, &NODES, scope, Site(0), 8, ordinal);
+        }
+    }
+
+    #[test]
+    fn a_storm_is_the_outermost_call_that_has_it_all() {
+        let found = storms(|storms| {
+            free(storms, 1, 1..=600);
+            // The inner function returns and is called again.
+            storms.ended_from(THREAD, 2);
+            free(storms, 1, 601..=1200);
+        });
+        assert_eq!(found, [("tear_down".to_owned(), 1, 1200, 1200)]);
+    }
+
+    #[test]
+    fn blocks_born_in_the_call_around_make_it_a_storm_of_the_inner_one() {
+        assert_eq!(storms(|storms| free(storms, 2, 1..=1000)), [("destroy".to_owned(), 1, 1000, 1000)]);
+    }
+
+    #[test]
+    fn fewer_or_scattered_frees_are_none() {
+        assert_eq!(storms(|storms| free(storms, 1, 1..=999)), []);
+        // Every fourth event is something else.
+        assert_eq!(storms(|storms| free(storms, 1, (1..=4000).filter(|ordinal| ordinal % 4 > 0))), []);
+        // Every tenth is no harm.
+        let found = storms(|storms| free(storms, 1, (1..=2000).filter(|ordinal| ordinal % 10 > 0)));
+        assert_eq!(found, [("tear_down".to_owned(), 1, 1800, 1800)]);
+    }
+
+    #[test]
+    fn a_pause_parts_two_storms_of_one_call() {
+        let found = storms(|storms| {
+            free(storms, 1, 1..=1500);
+            free(storms, 1, 5001..=6100);
+        });
+        assert_eq!(found, [("tear_down".to_owned(), 2, 2600, 1500)]);
+    }
+}
