@@ -4,9 +4,9 @@
 //! Read from top to bottom, this is the way of the data:
 //! [`layers`] says which allocators stand on others, [`mod@replay`] turns the events into an [`Outcome`], [`symbolise`] and
 //! [`names`] name its code addresses, [`wrappers`], [`site_tree`] and [`grouping`] make sites of stacks, [`metric`] and [`selection`]
-//! say what is weighed; [`info`], [`stacks`], [`sites`], [`leaks`] and [`flamegraph`] are pure functions of all that, [`doubt`] says
-//! in words what they do not know, and [`report`] renders them as text. The result types serialise to the JSON that
-//! `--json` prints.
+//! say what is weighed; [`info`], [`stacks`], [`sites`], [`leaks`], [`mod@patterns`] with [`mod@advice`], and [`flamegraph`] are pure
+//! functions of all that, [`doubt`] says in words what they do not know, and [`report`] renders them as text. The result types
+//! serialise to the JSON that `--json` prints.
 
 pub mod layers;
 pub mod replay;
@@ -27,10 +27,12 @@ pub mod profile;
 pub mod metric;
 pub mod selection;
 
+pub mod advice;
 pub mod doubt;
 pub mod flamegraph;
 pub mod info;
 pub mod leaks;
+pub mod patterns;
 pub mod sites;
 pub mod stacks;
 pub mod survivors;

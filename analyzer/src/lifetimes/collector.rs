@@ -119,6 +119,9 @@ pub struct CellRow {
     pub born: Amount,
     /// Of them, alive at the end.
     pub survived: Amount,
+    /// Of them, freed by their own thread after the phase instance they were born in: handed over, or process-wide. None where
+    /// no phase was open.
+    pub left: Amount,
 }
 
 /// Sums over all blocks.
@@ -373,6 +376,12 @@ impl<'t> Collector<'t> {
         row.ages_ns.add(death.age_ns);
         let cell = &mut self.cells[block.cell.index()];
         cell.classes[class] += amount;
+        if tag.open_phases > 0
+            && matches!(death.class, Class::HandedOver | Class::ProcessWide)
+            && let Some(known) = cell.rows.iter_mut().find(|known| known.row == tag.row)
+        {
+            known.left += amount;
+        }
         cell.byte_ns += u128::from(death.age_ns) * u128::from(block.size_bytes);
         cell.ages_bytes.add(death.age_bytes);
         cell.ages_ns.add(death.age_ns);
@@ -449,7 +458,7 @@ impl Observer for Collector<'_> {
         let born = Amount { bytes: block.size_bytes, count: 1 };
         match rows.iter_mut().find(|known| known.row == row) {
             Some(known) => known.born += born,
-            None => rows.push(CellRow { row, born, survived: Amount::default() }),
+            None => rows.push(CellRow { row, born, survived: Amount::default(), left: Amount::default() }),
         }
         tag
     }

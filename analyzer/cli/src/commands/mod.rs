@@ -11,6 +11,7 @@ mod flamegraph;
 mod info;
 mod leaks;
 mod lifetimes;
+mod patterns;
 mod phases;
 mod profile;
 mod profiles;
@@ -67,6 +68,7 @@ enum Command {
     Timeline(timeline::Args),
     Leaks(leaks::Args),
     Arenas(arenas::Args),
+    Patterns(patterns::Args),
     Flamegraph(flamegraph::Args),
     Replay(replay::Args),
     #[command(hide = true)]
@@ -94,6 +96,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Timeline(args) => args.run(&mut out),
         Command::Leaks(args) => args.run(&mut out),
         Command::Arenas(args) => args.run(&mut out),
+        Command::Patterns(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Replay(args) => args.run(&mut out),
         Command::ReplayWorker(args) => args.run(&mut out),
