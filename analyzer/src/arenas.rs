@@ -57,8 +57,8 @@ const LISTED_BROKEN: usize = 20;
 const LISTED_CALLERS: usize = 6;
 /// Part of what is free below the peak at other moments that arenas may hold then: on another input the peak may be there.
 const CAUTION: f64 = 0.25;
-/// Activations from which on an arena keeps its first chunk for the next.
-const MANY_INSTANCES: u64 = 64;
+/// Activations in each trace from which on an arena keeps its first chunk for the next.
+const MANY_ACTIVATIONS: u64 = 64;
 
 /// A trace to learn from, or to try a plan on.
 #[derive(Debug)]
@@ -358,14 +358,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
             let choice = market.choose(&budget, self.options.limit);
             let keys = keys::keys(self.atoms, traces, &facts, &choice);
-            let mut fitted = self.try_out(traces, &choice, keys)?;
-            if many_instances(&mut fitted) {
-                fitted.simulated.clear();
-                for at in traces {
-                    let tried = self.simulate(*at, &fitted.plan)?;
-                    fitted.simulated.push((*at, tried));
-                }
-            }
+            let fitted = self.try_out(traces, &choice, keys)?;
             let over: Vec<f64> = fitted
                 .simulated
                 .iter()
@@ -407,7 +400,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         let arenas = scopes.iter().enumerate().map(|(at, scope)| Arena {
             scope: self.book.name(scope.name).to_owned(),
             nesting: scope.nesting,
-            at_end: AtEnd::Destroy,
+            at_end: self.at_end(traces, *scope),
             keys: keys
                 .iter()
                 .filter(|key| key.scope == at)
@@ -421,6 +414,12 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             simulated.push((*at, figures));
         }
         Ok(Fitted { plan, keys, scopes, simulated })
+    }
+
+    /// What is called again and again keeps a chunk.
+    fn at_end(&self, traces: &[usize], scope: choose::Scope) -> AtEnd {
+        let activations = self.atoms.scope(traces, scope.name).activation_count;
+        if activations >= MANY_ACTIVATIONS * traces.len() as u64 { AtEnd::Reset } else { AtEnd::Destroy }
     }
 
     fn trial(&self, at: usize, made_from: &[usize], plan: &Plan, tried: &Tried) -> Trial {
@@ -501,19 +500,6 @@ fn broken_sites(
     });
     sites.sort_by_key(|site| std::cmp::Reverse(site.outlived + site.handed_over));
     sites
-}
-
-/// Lets arenas that are opened many times keep a chunk. Whether that changed any.
-fn many_instances(fitted: &mut Fitted) -> bool {
-    let mut changed = false;
-    for (at, arena) in fitted.plan.arenas.iter_mut().enumerate() {
-        let most = fitted.simulated.iter().map(|(_, tried)| tried.simulated.arenas[at].instance_count).max();
-        if most.unwrap_or(0) >= MANY_INSTANCES {
-            arena.at_end = AtEnd::Reset;
-            changed = true;
-        }
-    }
-    changed
 }
 
 /// How much more `after` is than `before`, as a part.

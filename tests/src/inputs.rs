@@ -183,14 +183,39 @@ pub fn sqlite3_c() -> PathBuf {
 }
 
 fn find_sqlite3_c() -> Option<PathBuf> {
+    in_registry("libsqlite3-sys-0.39.1/sqlite3/sqlite3.c")
+}
+
+/// A file of a crate in cargo's registry folder, such as `memchr-2.8.0/src/lib.rs`; none if the crate was not fetched.
+pub fn in_registry(path: &str) -> Option<PathBuf> {
+    registries().map(|registry| registry.join(path)).find(|path| path.is_file())
+}
+
+/// `src/lib.rs` of some version of a crate in cargo's registry folder, the newest that is there.
+pub fn crate_source(name: &str) -> Option<PathBuf> {
+    let is_version = |folder: &str| {
+        folder
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let mut found: Vec<PathBuf> = registries()
+        .filter_map(|registry| std::fs::read_dir(registry).ok())
+        .flat_map(|crates| crates.flatten())
+        .filter(|folder| folder.file_name().to_str().is_some_and(is_version))
+        .map(|folder| folder.path().join("src/lib.rs"))
+        .filter(|source| source.is_file())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+fn registries() -> impl Iterator<Item = PathBuf> {
     let home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))?;
-    let sources = std::fs::read_dir(home.join("registry/src")).ok()?;
-    sources
-        .flatten()
-        .map(|registry| registry.path().join("libsqlite3-sys-0.39.1/sqlite3/sqlite3.c"))
-        .find(|path| path.is_file())
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let sources = home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
+    sources.into_iter().flat_map(|sources| sources.flatten()).map(|registry| registry.path())
 }
 
 #[cfg(test)]
