@@ -37,6 +37,8 @@ pub mod sites;
 pub mod stacks;
 pub mod survivors;
 
+pub mod audit;
+
 pub mod whatif;
 
 pub mod report;

@@ -16,6 +16,7 @@ pub use chart::{Band, Chart, chart};
 pub use class::Class;
 pub use collector::{CellLife, CellRow, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
 pub use histogram::{Coarse, Histogram};
+pub(crate) use lives::path;
 pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
 pub use peak::Peak;
 pub use phases::{Ages, ClassFigures, Held, InstanceFigures, Phase, Phases, phases};

@@ -53,12 +53,14 @@ use serde::Serialize;
 use trace_format::Trace;
 
 use crate::advice::{Advice, Facts, ScopeShare, advice};
+use crate::arenas::Arenas;
 use crate::doubt::{Doubt, doubts};
 use crate::error::AnalysisError;
 use crate::lifetimes::Study;
 use crate::names::Names;
 use crate::replay::{Amount, replay_with};
 use crate::selection::{Selection, Wanted};
+use crate::units::plural;
 use crate::wrappers::Wrappers;
 use places::{Places, Site};
 use watch::Watch;
@@ -102,7 +104,7 @@ pub struct Patterns {
     pub doubts: Vec<Doubt>,
 }
 
-/// Frees that arenas make unnecessary. Filled by whoever simulates arenas.
+/// Frees that arenas make unnecessary. Filled by whoever simulates arenas, as `heaptape report` does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MootFrees {
     /// Frees.
@@ -111,6 +113,24 @@ pub struct MootFrees {
     pub bytes: u64,
     /// By which arenas, in a sentence.
     pub sentence: String,
+}
+
+impl MootFrees {
+    /// What the suggested arenas come to on the traces that they were found in; none where none is suggested.
+    pub fn of(arenas: &Arenas) -> Option<Self> {
+        let (suggestions, traces) = (&arenas.suggestions, arenas.trained_on.len() as u64);
+        let count = suggestions.iter().map(|one| one.frees_saved).sum();
+        (!suggestions.is_empty()).then(|| Self {
+            count,
+            bytes: suggestions.iter().map(|one| one.bytes).sum(),
+            sentence: format!(
+                "{} would make {} moot, in {}.",
+                plural(suggestions.len() as u64, "kind of arena", "kinds of arenas"),
+                plural(count, "free", "frees"),
+                plural(traces, "trace", "traces"),
+            ),
+        })
+    }
 }
 
 /// How to look for patterns.

@@ -2,6 +2,8 @@
 //! type.
 
 mod arenas;
+mod audit;
+mod function_names;
 mod info;
 mod leaks;
 mod lifetimes;
@@ -18,6 +20,7 @@ mod timeline_svg;
 mod width;
 
 pub use arenas::arenas;
+pub use audit::audit;
 pub use info::{info, summary};
 pub use leaks::leaks;
 pub use lifetimes::lifetimes;

@@ -63,7 +63,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn policy(text: &str) -> Result<Policy, String> {
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
     Policy::parse(text).ok_or_else(|| "llvm, rustc, zig, bumpalo, or FIRST:PERCENT:MAX[:in-place]".to_owned())
 }
 

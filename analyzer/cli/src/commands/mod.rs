@@ -18,6 +18,7 @@ mod profiles;
 #[cfg(feature = "recording")]
 mod record;
 mod replay;
+mod report;
 mod salvage;
 mod sites;
 mod timeline;
@@ -69,6 +70,7 @@ enum Command {
     Leaks(leaks::Args),
     Arenas(arenas::Args),
     Patterns(patterns::Args),
+    Report(report::Args),
     Flamegraph(flamegraph::Args),
     Replay(replay::Args),
     #[command(hide = true)]
@@ -97,6 +99,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Leaks(args) => args.run(&mut out),
         Command::Arenas(args) => args.run(&mut out),
         Command::Patterns(args) => args.run(&mut out),
+        Command::Report(args) => args.run(&mut out),
         Command::Flamegraph(args) => args.run(&mut out),
         Command::Replay(args) => args.run(&mut out),
         Command::ReplayWorker(args) => args.run(&mut out),
