@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use super::fields::{string_at, u16_at, u32_at, u64_at};
-use super::{ElfError, ElfImage, Reader, gabi};
+use super::{ElfError, ElfImage, NameFilter, Reader, gabi};
 
 /// Size of one ELF64 symbol.
 pub(super) const SYMBOL_BYTES: usize = 24;
@@ -40,6 +40,11 @@ impl<'a> Symbol<'a> {
     /// Whether it has this name.
     pub(super) fn name_is(&self, name: &[u8]) -> bool {
         self.name_on.get(name.len()) == Some(&0) && self.name_on.starts_with(name)
+    }
+
+    fn function(&self, exported: bool) -> FunctionSymbol<'a> {
+        let Self { vaddr, size_bytes, is_ifunc, .. } = *self;
+        FunctionSymbol { name: self.name(), vaddr, size_bytes, exported, is_ifunc }
     }
 
     /// Its name if it is shorter than `limit_bytes`.
@@ -124,11 +129,45 @@ impl ElfImage {
         for table in &self.tables {
             scan(&reader, table, |symbol| {
                 if symbol.is_function || symbol.is_ifunc {
-                    let Symbol { vaddr, size_bytes, is_ifunc, .. } = symbol;
-                    let exported = table.exported;
-                    visit(FunctionSymbol { name: symbol.name(), vaddr, size_bytes, exported, is_ifunc });
+                    visit(symbol.function(table.exported));
                 }
             })?;
+        }
+        Ok(())
+    }
+
+    /// As [`ElfImage::visit_functions`], for functions whose names hold a word of `filter`, and a few others: compilers have
+    /// hundreds of thousands.
+    ///
+    /// # Errors
+    /// If the tables cannot be read from `file`.
+    pub fn visit_functions_named(
+        &self,
+        file: &File,
+        filter: &NameFilter,
+        mut visit: impl FnMut(FunctionSymbol<'_>),
+    ) -> Result<(), ElfError> {
+        let reader = Reader::new(file, &self.path)?;
+        for table in &self.tables {
+            let strings = reader.range("a string table", table.strings_offset, table.strings_bytes)?;
+            let interesting = filter.strings(&strings);
+            if interesting.is_empty() {
+                continue;
+            }
+            let symbols = reader.range("a symbol table", table.symbols_offset, table.symbols_bytes)?;
+            for raw in symbols.chunks_exact(SYMBOL_BYTES) {
+                let Some(name_at) = u32_at(raw, 0).map(|at| at as usize) else { continue };
+                // A name can be the end of a longer one.
+                let index = interesting.partition_point(|string| string.end <= name_at);
+                if interesting.get(index).is_none_or(|string| name_at < string.start) {
+                    continue;
+                }
+                if let Some(symbol) = defined_symbol(raw, &strings)
+                    && (symbol.is_function || symbol.is_ifunc)
+                {
+                    visit(symbol.function(table.exported));
+                }
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ mod heap;
 mod layout;
 mod markers;
 mod names;
+mod nodes;
 mod stacks;
 
 use std::sync::{
@@ -25,6 +26,7 @@ use self::{
     heap::{Heap, Released},
     markers::{MarkerRow, Texts},
     names::Names,
+    nodes::{NodeTable, Place},
     stacks::{Nodes, ThreadStack},
 };
 use crate::{
@@ -57,8 +59,8 @@ struct Target {
     /// Whether all its blocks were born under our eyes.
     began_empty: bool,
     ranges: Vec<CodeRange>,
-    /// Nodes of the stack tree, by the node further out and return address.
-    nodes: FastMap<(StackId, u64), StackId>,
+    /// Nodes of the stack tree.
+    nodes: NodeTable,
     /// Domains by their number within the process.
     domains: FastMap<u16, DomainId>,
     /// When its mappings may be read again because it runs unknown code, and how long to wait after that. Code that was
@@ -109,14 +111,20 @@ struct Naming<'a> {
 }
 
 impl Nodes for Naming<'_> {
-    fn node(&mut self, parent: StackId, address: u64) -> StackId {
-        if let Some(node) = self.target.nodes.get(&(parent, address)) {
-            return *node;
+    #[inline]
+    fn node(&mut self, parent: Place, address: u64) -> Place {
+        match self.target.nodes.find(parent, address) {
+            Ok(place) => place,
+            Err(unplaced) => {
+                let frame = self.names.frame(self.writer, &self.target.ranges, address);
+                let node = self.writer.stack(parent.node, frame);
+                self.target.nodes.insert(unplaced, node)
+            }
         }
-        let frame = self.names.frame(self.writer, &self.target.ranges, address);
-        let node = self.writer.stack(parent, frame);
-        self.target.nodes.insert((parent, address), node);
-        node
+    }
+
+    fn generation(&self) -> u32 {
+        self.target.nodes.generation()
     }
 
     fn same_function(&self, one: StackId, other: StackId) -> bool {
@@ -241,7 +249,7 @@ impl Intake {
         }
         let (stack, walk) = match walked {
             Some((stack, moved, renewed)) => (stack, stacks::walk(record.walk_end, moved, renewed)),
-            None => (nodes.node(StackId::EMPTY, record.return_address), Walk::NONE),
+            None => (nodes.node(Place::ROOT, record.return_address).node, Walk::NONE),
         };
         let thread = caller.id;
         self.last_thread = thread;
@@ -421,7 +429,7 @@ impl Intake {
         let parent_id =
             before.map(|target| target.id).or_else(|| parent.and_then(|parent| self.names.last_image(parent)));
         let mut ranges = Vec::new();
-        let mut nodes = FastMap::default();
+        let mut nodes = NodeTable::default();
         let mut domains = FastMap::default();
         let heap = match (before, origin) {
             (Some(parent), Origin::Fork) => {

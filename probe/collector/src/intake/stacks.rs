@@ -18,23 +18,30 @@ use trace_format::{
     event::{StackQuality, Walk},
 };
 
+use super::nodes::Place;
+
 /// A frame of a thread's stack now.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     cfa: u64,
-    node: StackId,
+    address: u64,
+    place: Place,
 }
 
 /// The stack that a thread's last record had, the outermost frame first.
 #[derive(Debug, Default)]
 pub(super) struct ThreadStack {
     frames: Vec<Known>,
+    /// Which meaning of addresses its nodes are of.
+    generation: u32,
 }
 
 /// Names nodes of the stack tree.
 pub(super) trait Nodes {
     /// The node of a return address under another node.
-    fn node(&mut self, parent: StackId, address: u64) -> StackId;
+    fn node(&mut self, parent: Place, address: u64) -> Place;
+    /// Another number since addresses mean something else.
+    fn generation(&self) -> u32;
     /// Whether two nodes' frames are of one function.
     fn same_function(&self, one: StackId, other: StackId) -> bool;
 }
@@ -53,18 +60,26 @@ impl ThreadStack {
             self.frames.clear();
             return None;
         }
-        let mut parent = if kept == 0 { StackId::EMPTY } else { self.frames[kept - 1].node };
+        let same_code = self.generation == nodes.generation();
+        self.generation = nodes.generation();
+        let mut parent = if kept == 0 { Place::ROOT } else { self.frames[kept - 1].place };
         let (mut depth, mut shared, mut moved) = (kept, true, false);
         let mut renewed = 0;
         for frame in fresh.rev() {
-            let node = nodes.node(parent, frame.address);
-            let now = Known { cfa: frame.cfa, node };
-            match self.frames.get_mut(depth) {
+            let known = self.frames.get_mut(depth);
+            let place = match &known {
+                // The same call under the same node: nothing to look up.
+                Some(old) if shared && same_code && old.address == frame.address => old.place,
+                _ => nodes.node(parent, frame.address),
+            };
+            let now = Known { cfa: frame.cfa, address: frame.address, place };
+            match known {
                 Some(old) => {
+                    let (before, node) = (old.place.node, place.node);
                     if depth == kept {
-                        moved = old.cfa == frame.cfa && old.node != node && nodes.same_function(old.node, node);
+                        moved = old.cfa == frame.cfa && before != node && nodes.same_function(before, node);
                     }
-                    shared &= old.node == node;
+                    shared &= before == node;
                     renewed += u32::from(shared);
                     *old = now;
                 }
@@ -73,11 +88,11 @@ impl ThreadStack {
                     self.frames.push(now);
                 }
             }
-            parent = node;
+            parent = place;
             depth += 1;
         }
         self.frames.truncate(depth);
-        Some((parent, moved, renewed))
+        Some((parent.node, moved, renewed))
     }
 }
 
@@ -110,16 +125,20 @@ mod tests {
 
     /// Nodes as a map; addresses of one hundred are one function.
     #[derive(Default)]
-    struct Tree(HashMap<(StackId, u64), StackId>, Vec<u64>);
+    struct Tree(HashMap<(StackId, u64), StackId>, Vec<u64>, u32);
 
     impl Nodes for Tree {
-        fn node(&mut self, parent: StackId, address: u64) -> StackId {
+        fn node(&mut self, parent: Place, address: u64) -> Place {
             let next = StackId(self.0.len() as u32 + 1);
-            let node = *self.0.entry((parent, address)).or_insert(next);
+            let node = *self.0.entry((parent.node, address)).or_insert(next);
             if node == next {
                 self.1.push(address);
             }
-            node
+            Place::of(node)
+        }
+
+        fn generation(&self) -> u32 {
+            self.2
         }
 
         fn same_function(&self, one: StackId, other: StackId) -> bool {
@@ -148,5 +167,16 @@ mod tests {
         assert_eq!(stack.apply(3, frames(&[]).into_iter(), &mut tree), Some((inner, false, 0)));
         assert_eq!(stack.apply(4, frames(&[]).into_iter(), &mut tree), None, "it never had four");
         assert_eq!(stack.apply(1, frames(&[]).into_iter(), &mut tree), None, "and now nothing is known");
+    }
+    #[test]
+    fn a_frame_is_looked_up_again_once_addresses_mean_something_else() {
+        let (mut tree, mut stack) = (Tree::default(), ThreadStack::default());
+        let both = [(201, 40), (101, 50)];
+        let (before, ..) = stack.apply(0, frames(&both).into_iter(), &mut tree).expect("nothing to keep");
+        // What forgets its nodes gives new ones.
+        (tree.0, tree.2) = (HashMap::from([((StackId::EMPTY, 1), StackId(1))]), 1);
+        tree.1 = vec![1];
+        let (after, ..) = stack.apply(0, frames(&both).into_iter(), &mut tree).expect("nothing to keep");
+        assert_ne!(before, after);
     }
 }

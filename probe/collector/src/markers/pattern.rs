@@ -57,6 +57,11 @@ impl Pattern {
         Self { text: text.to_owned(), is_path, word: longest_word(text) }
     }
 
+    /// What every linkage name that is meant holds; empty if nothing is sure.
+    pub(super) fn needle(&self) -> &str {
+        if self.is_path { &self.word } else { &self.text }
+    }
+
     /// Whether a symbol is meant. `plain_arguments`: the arguments must stand where the function's type says.
     pub(super) fn is_for(&self, symbol: &str, plain_arguments: bool) -> bool {
         if !self.is_path {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     CollectError,
-    elf::ElfImage,
+    elf::{ElfImage, FunctionSymbol, NameFilter},
     placement::{Function, KernelRules, Need, Placement, PlacementError, place},
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Compiled {
     executables: Vec<String>,
     pub(super) requires: Option<String>,
     pub(super) wanted: Vec<Wanted>,
+    /// Which names are worth a look; `None` for all.
+    filter: Option<NameFilter>,
 }
 
 /// Functions to look for, and what they mean.
@@ -44,7 +46,9 @@ impl Compiled {
             })?;
             wanted.extend(wanted_of(rule, source));
         }
-        Ok(Self { executables: profile.executables.clone(), requires: profile.requires.clone(), wanted })
+        let needles = wanted.iter().map(|wanted: &Wanted| wanted.pattern.needle());
+        let filter = NameFilter::new(needles.chain(profile.requires.as_deref()));
+        Ok(Self { executables: profile.executables.clone(), requires: profile.requires.clone(), wanted, filter })
     }
 
     /// Whether it is for an executable of this file name.
@@ -110,7 +114,7 @@ impl FilePlan {
     pub(super) fn make(image: &ElfImage, file: &File, profile: &Compiled, rules: KernelRules) -> Self {
         let mut plan = Self { has_required: profile.requires.is_none(), found: Vec::new() };
         let mut functions: BTreeMap<(u64, usize), (String, u64)> = BTreeMap::new();
-        let visited = image.visit_functions(file, |symbol| {
+        let look = |symbol: FunctionSymbol<'_>| {
             let Ok(name) = std::str::from_utf8(symbol.name) else { return };
             plan.has_required |= profile.requires.as_deref() == Some(name);
             if symbol.is_ifunc || image.is_plt(symbol.vaddr) {
@@ -122,7 +126,11 @@ impl FilePlan {
                     entry.1 = entry.1.max(symbol.size_bytes);
                 }
             }
-        });
+        };
+        let visited = match &profile.filter {
+            Some(filter) => image.visit_functions_named(file, filter, look),
+            None => image.visit_functions(file, look),
+        };
         if visited.is_err() {
             return plan;
         }

@@ -19,7 +19,7 @@ use std::{
 
 use memmap2::Mmap;
 use probe_abi::unwind::WideRule;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{UnwindError, UnwindTable};
 
@@ -99,7 +99,7 @@ impl TableCache {
         let name = if build_id.len() >= 16 {
             build_id.iter().map(|byte| format!("{byte:02x}")).collect()
         } else {
-            format!("{:032x}-{}", xxh3_128(bytes), bytes.len())
+            format!("{:032x}-{}", super::fingerprint(bytes)?, bytes.len())
         };
         Some(folder.join(format!("{name}.unwind")))
     }

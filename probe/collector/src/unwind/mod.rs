@@ -18,6 +18,7 @@ mod rule;
 
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSegment as _, elf, read::elf::ElfFile64};
 use probe_abi::unwind::{KIND_RBP, Rule, SPECIAL_NONE, SPECIAL_UNSUPPORTED, WideRule};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 pub use self::cache::{Source, TableCache};
 use self::{entries::Section, pack::Packer};
@@ -128,6 +129,20 @@ fn add_entries(packer: &mut Packer, found: &entries::Entries) {
             packer.push(entry.end, Rule::special(SPECIAL_NONE));
         }
     }
+}
+
+/// A hash of everything that a file's table is made of; of a file without `.eh_frame`, of all its bytes. `None` for what is no
+/// ELF file. Compilers come without build ids, and hashing all of one takes as long as reading its table from disk.
+fn fingerprint(file: &[u8]) -> Option<u128> {
+    let elf = ElfFile64::<LittleEndian>::parse(file).ok()?;
+    let Some(section) = find_section(&elf, file) else { return Some(xxh3_128(file)) };
+    let mut hash = Xxh3::new();
+    // Which code there is, and where it is entered.
+    hash.update(object::pod::bytes_of(elf.elf_header()));
+    hash.update(object::pod::bytes_of_slice(elf.elf_program_headers()));
+    hash.update(object::pod::bytes_of_slice(&[section.vaddr, section.text, section.got]));
+    hash.update(section.data);
+    Some(hash.digest128())
 }
 
 /// `.eh_frame`, by its section header, or by the program header that leads to it where section headers are stripped.
