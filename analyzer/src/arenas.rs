@@ -57,6 +57,8 @@ const LISTED_BROKEN: usize = 20;
 const LISTED_CALLERS: usize = 6;
 /// Part of what is free below the peak at other moments that arenas may hold then: on another input the peak may be there.
 const CAUTION: f64 = 0.25;
+/// Fewest objects of an instance, on average, that are worth an arena.
+const FEWEST_OBJECTS: u64 = 3;
 /// Activations in each trace from which on an arena keeps its first chunk for the next.
 const MANY_ACTIVATIONS: u64 = 64;
 
@@ -358,7 +360,11 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
             let choice = market.choose(&budget, self.options.limit);
             let keys = keys::keys(self.atoms, traces, &facts, &choice);
-            let fitted = self.try_out(traces, &choice, keys)?;
+            let mut fitted = self.try_out(traces, &choice.scopes, keys)?;
+            let kept = useful(&fitted);
+            if kept.len() < fitted.keys.len() {
+                fitted = self.try_out(traces, &fitted.scopes, kept)?;
+            }
             let over: Vec<f64> = fitted
                 .simulated
                 .iter()
@@ -381,7 +387,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         Ok(match best {
             Some(best) => best,
             // Nothing fits: no arena is the plan that does.
-            None => self.try_out(traces, &choose::Choice::default(), Vec::new())?,
+            None => self.try_out(traces, &[], Vec::new())?,
         })
     }
 
@@ -391,12 +397,12 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         studied.peak_bytes as f64 / 2.0 * studied.outcome.total.counts.alloc_bytes as f64
     }
 
-    fn try_out(&mut self, traces: &[usize], choice: &choose::Choice, keys: Vec<Key>) -> Result<Fitted, ReadError> {
+    fn try_out(&mut self, traces: &[usize], all_scopes: &[choose::Scope], keys: Vec<Key>) -> Result<Fitted, ReadError> {
         // Scopes that no key leads to are no arenas.
-        let used: Vec<usize> = (0..choice.scopes.len()).filter(|at| keys.iter().any(|key| key.scope == *at)).collect();
+        let used: Vec<usize> = (0..all_scopes.len()).filter(|at| keys.iter().any(|key| key.scope == *at)).collect();
         let number: HashMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         let keys: Vec<Key> = keys.into_iter().map(|key| Key { scope: number[&key.scope], ..key }).collect();
-        let scopes: Vec<choose::Scope> = used.iter().map(|at| choice.scopes[*at]).collect();
+        let scopes: Vec<choose::Scope> = used.iter().map(|at| all_scopes[*at]).collect();
         let arenas = scopes.iter().enumerate().map(|(at, scope)| Arena {
             scope: self.book.name(scope.name).to_owned(),
             nesting: scope.nesting,
@@ -500,6 +506,18 @@ fn broken_sites(
     });
     sites.sort_by_key(|site| std::cmp::Reverse(site.outlived + site.handed_over));
     sites
+}
+
+/// The keys of arenas that hold enough objects at a time, and save more frees than their chunks cost.
+fn useful(fitted: &Fitted) -> Vec<Key> {
+    let sum = |arena: usize, of: fn(&ArenaFigures) -> u64| -> u64 {
+        fitted.simulated.iter().map(|(_, tried)| of(&tried.simulated.arenas[arena])).sum()
+    };
+    let is_useful = |arena: usize| {
+        sum(arena, |figures| figures.object_count) >= FEWEST_OBJECTS * sum(arena, |figures| figures.instance_count)
+            && sum(arena, |figures| figures.free_count) > sum(arena, |figures| figures.chunk_count)
+    };
+    fitted.keys.iter().filter(|key| is_useful(key.scope)).cloned().collect()
 }
 
 /// How much more `after` is than `before`, as a part.

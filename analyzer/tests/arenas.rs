@@ -25,7 +25,7 @@ const POLICIES: [Policy; 5] = [
 ];
 
 fn open(path: &str) -> (Trace, Names) {
-    let trace = Trace::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let trace = Trace::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let names = Names::of(&trace.tables);
     (trace, names)
 }

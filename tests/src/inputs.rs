@@ -201,7 +201,8 @@ pub fn crate_source(name: &str) -> Option<PathBuf> {
     };
     let mut found: Vec<PathBuf> = registries()
         .filter_map(|registry| std::fs::read_dir(registry).ok())
-        .flat_map(|crates| crates.flatten())
+        .flatten()
+        .flatten()
         .filter(|folder| folder.file_name().to_str().is_some_and(is_version))
         .map(|folder| folder.path().join("src/lib.rs"))
         .filter(|source| source.is_file())
@@ -215,7 +216,7 @@ fn registries() -> impl Iterator<Item = PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let sources = home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
-    sources.into_iter().flat_map(|sources| sources.flatten()).map(|registry| registry.path())
+    sources.into_iter().flatten().flatten().map(|registry| registry.path())
 }
 
 #[cfg(test)]

@@ -95,15 +95,15 @@ impl Choice {
         Some(Fit::Served(facts.count as f64 - held - self.drag_price * drag))
     }
 
-    /// Objects of an atom that outlive a scope on its path.
-    pub(super) fn outliving(&self, path: &[NameId], facts: &AtomFacts, scope: Scope) -> u64 {
-        let frame = scope_frame(path, scope.name, scope.nesting);
-        frame.map_or(0, |frame| facts.count - facts.fitting.get(frame).copied().unwrap_or(0))
-    }
-
     fn price(&self, sample: u32) -> f64 {
         self.prices.get(sample as usize).copied().unwrap_or(0.0)
     }
+}
+
+/// Objects of an atom that outlive a scope on its path.
+pub(super) fn outliving(path: &[NameId], facts: &AtomFacts, scope: Scope) -> u64 {
+    let frame = scope_frame(path, scope.name, scope.nesting);
+    frame.map_or(0, |frame| facts.count - facts.fitting.get(frame).copied().unwrap_or(0))
 }
 
 /// How an atom goes with a scope.

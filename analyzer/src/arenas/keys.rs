@@ -15,7 +15,7 @@
 //! inputs: whole stacks do not come back.
 
 use super::atoms::{AtomFacts, Atoms, NameId};
-use super::choose::{Choice, Fit};
+use super::choose::{Choice, Fit, outliving};
 
 /// Part of what longer keys would serve that a short one may leave out.
 const SIMPLER: f64 = 0.01;
@@ -67,7 +67,7 @@ pub(super) fn keys(atoms: &Atoms, traces: &[usize], facts: &[AtomFacts], choice:
         .filter(|((_, facts), _)| facts.count > 0)
         .map(|((path, facts), seen_in)| {
             let fits: Vec<Option<Fit>> = choice.scopes.iter().map(|scope| choice.value(path, facts, *scope)).collect();
-            let outliving = choice.scopes.iter().map(|scope| choice.outliving(path, facts, *scope)).collect();
+            let outliving = choice.scopes.iter().map(|scope| outliving(path, facts, *scope)).collect();
             Row { path, count: facts.count, seen_in, fits, outliving }
         })
         .collect();
@@ -94,7 +94,7 @@ fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, least: u32, spoiled: &[bo
     }
     let mut spoiled = spoiled.to_vec();
     // A function's calls may have different fates; its own impurity says nothing of one of them.
-    if !prefix.is_empty() && prefix.len() % 2 == 0 {
+    if !prefix.is_empty() && prefix.len().is_multiple_of(2) {
         spoil(rows, &mut spoiled);
     }
     let most: f64 = rows.iter().map(|row| row.best(&spoiled)).sum();

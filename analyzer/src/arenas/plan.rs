@@ -177,6 +177,14 @@ impl<'t> StackPaths<'t> {
     }
 }
 
+/// What is known of a stack.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    NotYet,
+    Malloc,
+    Home(Home),
+}
+
 /// A plan, found on the stacks of one trace.
 #[derive(Debug)]
 pub struct Placement<'t> {
@@ -186,7 +194,8 @@ pub struct Placement<'t> {
     arena_of: HashMap<u32, usize>,
     /// By arena: number of its scope's name, and which activation.
     scopes: Vec<(u32, Nesting)>,
-    known: Vec<Option<Option<Home>>>,
+    /// By stack.
+    known: Vec<Known>,
     path: Vec<u32>,
 }
 
@@ -215,7 +224,7 @@ impl<'t> Placement<'t> {
             }
         }
         let scopes = plan.arenas.iter().map(|arena| (intern(&arena.scope), arena.nesting)).collect();
-        Self { paths, next, arena_of, scopes, known: vec![None; tables.stacks.len()], path: Vec::new() }
+        Self { paths, next, arena_of, scopes, known: vec![Known::NotYet; tables.stacks.len()], path: Vec::new() }
     }
 
     /// By frame: number of the function that owns its code.
@@ -225,12 +234,14 @@ impl<'t> Placement<'t> {
 
     /// Where blocks of a stack belong; none: they stay with malloc. O(depth) the first time.
     pub fn home(&mut self, stack: StackId) -> Option<Home> {
-        if let Some(known) = self.known.get(stack.index()).copied().flatten() {
-            return known;
+        match self.known.get(stack.index()) {
+            Some(Known::Home(home)) => return Some(*home),
+            Some(Known::Malloc) => return None,
+            Some(Known::NotYet) | None => {}
         }
         let home = self.find(stack);
         if let Some(known) = self.known.get_mut(stack.index()) {
-            *known = Some(home);
+            *known = home.map_or(Known::Malloc, Known::Home);
         }
         home
     }

@@ -258,7 +258,7 @@ mod tests {
     use trace_format::{Frame, FrameSymbols, ModuleId, StackNode, Symbol};
 
     const THREAD: ThreadId = ThreadId(0);
-    /// main ─ tear_down ─ destroy, by their stacks.
+    /// `main ─ tear_down ─ destroy`, by their stacks.
     const NODES: [StackId; 3] = [StackId(1), StackId(2), StackId(3)];
 
     fn tables() -> Tables {
