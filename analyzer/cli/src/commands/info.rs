@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use super::{TracePath, print_json, replayed};
+use super::{TracePath, print_json, replayed_unnamed};
 use crate::terminal;
 
 /// What was recorded, how much, its peak, what was lost, where probes stood and what they cost.
@@ -31,8 +31,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let replayed = replayed(&self.trace)?;
-        let info = analyzer::info::info(&replayed.trace, &replayed.outcome, analyzer::stacks::stacks(&replayed.trace)?);
+        let (trace, outcome) = replayed_unnamed(&self.trace)?;
+        let info = analyzer::info::info(&trace, &outcome, analyzer::stacks::stacks(&trace)?);
         if self.json {
             return print_json(out, &info);
         }

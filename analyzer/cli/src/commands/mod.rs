@@ -206,12 +206,18 @@ struct Replayed {
 
 /// Reads and replays a trace; names what it does not name itself from the binaries at hand.
 fn replayed(path: &Path) -> anyhow::Result<Replayed> {
+    let (trace, outcome) = replayed_unnamed(path)?;
+    let (trace, names) = named(trace);
+    Ok(Replayed { trace, outcome, names })
+}
+
+/// As [`replayed`], for what shows no frames.
+fn replayed_unnamed(path: &Path) -> anyhow::Result<(Trace, Outcome)> {
     let trace = Trace::open(path)?;
     let bar = progress::ReplayBar::new(trace.event_count);
     let outcome = analyzer::replay(&trace, decoders(), |events| bar.update(events))?;
     bar.finish();
-    let (trace, names) = named(trace);
-    Ok(Replayed { trace, outcome, names })
+    Ok((trace, outcome))
 }
 
 /// Threads that decode ahead of the replay.

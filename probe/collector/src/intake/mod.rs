@@ -17,7 +17,7 @@ use std::sync::{
 use hashbrown::HashMap;
 use probe_abi::{Frame, LossRecord, Record, RecordKind, ThreadState, unwind::WalkEnd};
 use trace_format::{
-    DomainId, EntryId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
+    DomainId, EntryId, FrameId, ProcessId, StackId, ThreadId, TraceWriter, WriteError,
     event::{self, EndReason, Op, Walk},
     table::{CaptureStats, MarkerValue, Nesting, Origin, Process, Thread},
 };
@@ -61,6 +61,8 @@ struct Target {
     ranges: Vec<CodeRange>,
     /// Nodes of the stack tree.
     nodes: NodeTable,
+    /// Frames by return address.
+    frames: FastMap<u64, FrameId>,
     /// Domains by their number within the process.
     domains: FastMap<u16, DomainId>,
     /// When its mappings may be read again because it runs unknown code, and how long to wait after that. Code that was
@@ -116,7 +118,9 @@ impl Nodes for Naming<'_> {
         match self.target.nodes.find(parent, address) {
             Ok(place) => place,
             Err(unplaced) => {
-                let frame = self.names.frame(self.writer, &self.target.ranges, address);
+                let (names, ranges) = (&mut *self.names, &self.target.ranges);
+                let known = self.target.frames.entry(address);
+                let frame = *known.or_insert_with(|| names.frame(self.writer, ranges, address));
                 let node = self.writer.stack(parent.node, frame);
                 self.target.nodes.insert(unplaced, node)
             }
@@ -429,12 +433,13 @@ impl Intake {
         let parent_id =
             before.map(|target| target.id).or_else(|| parent.and_then(|parent| self.names.last_image(parent)));
         let mut ranges = Vec::new();
-        let mut nodes = NodeTable::default();
+        let (mut nodes, mut frames) = (NodeTable::default(), FastMap::default());
         let mut domains = FastMap::default();
         let heap = match (before, origin) {
             (Some(parent), Origin::Fork) => {
                 ranges.clone_from(&parent.ranges);
                 nodes.clone_from(&parent.nodes);
+                frames.clone_from(&parent.frames);
                 domains.clone_from(&parent.domains);
                 if shares_heap {
                     parent.heap
@@ -465,6 +470,7 @@ impl Intake {
                 began_empty,
                 ranges,
                 nodes,
+                frames,
                 domains,
                 look_again_ns: 0,
                 patience_ns: FIRST_PATIENCE_NS,
@@ -493,6 +499,7 @@ impl Intake {
         if !plan.ranges.is_empty() {
             target.ranges = plan.ranges;
             target.nodes.clear();
+            target.frames.clear();
         }
         let mut fresh = Vec::new();
         for row in &plan.rows {
