@@ -19,6 +19,8 @@ pub const NEVER: EventId = EventId::MAX;
 pub struct Activation {
     /// Index into the names of the log.
     pub function: usize,
+    /// Where it returns to in its caller, from where the file is loaded; none: another file called it.
+    pub returns_to: Option<u64>,
     /// Its caller; none: the thread's first.
     pub caller: Option<ActivationId>,
     /// First event with it on the stack.
@@ -87,16 +89,22 @@ pub struct Log {
     pub releases: Vec<Release>,
     /// By thread from 0: events that are births.
     pub births: Vec<Vec<EventId>>,
+    /// File name of the program.
+    pub program: String,
+    /// Address that the file is to be loaded at.
+    pub base: u64,
 }
 
 impl Log {
     /// The log in a file, of this executable, whose symbols name functions.
     pub fn of(path: &Path, executable: &Path) -> Self {
         let text = std::fs::read_to_string(path).expect("the program wrote a log");
-        let symbols = symbols(executable);
-        Self::read(&text, |offset| {
+        let (base, symbols) = symbols(executable);
+        let log = Self::read(&text, |offset| {
             symbols.get(&offset).cloned().unwrap_or_else(|| panic!("no function begins at {offset:#x}"))
-        })
+        });
+        let program = executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { program, base, ..log }
     }
 
     /// The log in a text; `name` knows the function at an offset.
@@ -144,10 +152,15 @@ impl<N: Fn(u64) -> String> Reader<N> {
             self.log.activations[ended].ended = at;
         }
         for offset in entered.split(',').filter(|offset| *offset != ".") {
+            let (offset, call) = offset.split_once('/').map_or((offset, None), |(offset, call)| (offset, Some(call)));
             let function = self.function(u64::from_str_radix(offset, 16).ok()?);
+            let returns_to = match call {
+                Some(call) => Some(u64::from_str_radix(call, 16).ok()?),
+                None => None,
+            };
             let caller = self.stacks[thread].last().copied();
             self.stacks[thread].push(self.log.activations.len());
-            self.log.activations.push(Activation { function, caller, began: at, ended: NEVER });
+            self.log.activations.push(Activation { function, returns_to, caller, began: at, ended: NEVER });
         }
         let innermost = *self.stacks[thread].last()?;
         let what = words.next()?;
@@ -195,22 +208,21 @@ impl<N: Fn(u64) -> String> Reader<N> {
     }
 }
 
-/// Names of an executable's functions by their offset from where it is loaded.
-fn symbols(executable: &Path) -> HashMap<u64, String> {
+/// Where an executable is to be loaded, and names of its functions by their offset from there.
+fn symbols(executable: &Path) -> (u64, HashMap<u64, String>) {
     let bytes = std::fs::read(executable).expect("the program can be read");
     let file = object::File::parse(&*bytes).expect("the program is an ELF file");
     let base = file.segments().map(|segment| segment.address()).min().unwrap_or(0);
-    file.symbols()
-        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
-        .map(|symbol| (symbol.address() - base, symbol.name().unwrap_or("").to_owned()))
-        .collect()
+    let functions = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
+    let named = functions.map(|symbol| (symbol.address() - base, symbol.name().unwrap_or("").to_owned()));
+    (base, named.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &str = "1 0 1,2,9 o 1 scratch\n1 2 3 + 1 1 40\n1 2 3 + 2 0 8\n1 2 9 c 1\n1 3 . - 1\n1 1 2,3 - 2\n";
+    const TEXT: &str = "1 0 1,2/1c,9/2f o 1 scratch\n1 2 3 + 1 1 40\n1 2 3 + 2 0 8\n1 2 9 c 1\n1 3 . - 1\n1 1 2,3 - 2\n";
 
     #[test]
     fn activations_and_objects_are_told_apart() {
@@ -220,6 +232,7 @@ mod tests {
         assert_eq!((log.activations[3].began, log.activations[3].ended), (1, 2));
         let stack: Vec<&str> = log.stack(log.objects[0].born_in).map(|at| log.function(at)).collect();
         assert_eq!(stack, ["f3", "f2", "f1"]);
+        assert_eq!((log.activations[0].returns_to, log.activations[1].returns_to), (None, Some(0x1c)));
         assert_eq!((log.objects[0].release, log.objects[1].release), (Some(0), None));
         assert_eq!((log.objects[0].died, log.objects[1].died), (Some((4, 0)), Some((5, 0))));
         assert_eq!(log.births, [vec![1, 2]]);

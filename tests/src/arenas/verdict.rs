@@ -100,8 +100,7 @@ pub struct Verdict {
     pub breaking: BTreeMap<String, usize>,
     /// Objects without a true scope, and how many of them the plan places without breaking anything.
     pub unscoped: (usize, usize),
-    /// Objects with a true scope whose path of functions bears objects without one, too: no plan whose keys are paths of
-    /// functions can place them.
+    /// Objects with a true scope whose path of functions and calls bears objects without one, too: no plan can place them.
     pub mixed: usize,
 }
 
@@ -216,7 +215,7 @@ impl Verdict {
         }
         let _ = writeln!(
             text,
-            "  right: {:.2} % of {} ({:.2} % strictly); broken: {} of {} placed ({:.4} %); without a scope: {}, placed unbroken {}; told apart from those by no path of functions: {}",
+            "  right: {:.2} % of {} ({:.2} % strictly); broken: {} of {} placed ({:.4} %); without a scope: {}, placed unbroken {}; told apart from those by no path of calls: {}",
             100.0 * self.total.right_share(),
             self.total.objects,
             100.0 * share(self.total.strictly_right(), self.total.objects).unwrap_or(1.0),
@@ -234,11 +233,12 @@ impl Verdict {
     }
 }
 
-/// Objects with a scope that share their path of functions with objects without.
+/// Objects with a scope that share their path of functions and calls with objects without.
 fn mixed(log: &Log, truth: &Truth) -> usize {
-    let mut paths: BTreeMap<Vec<usize>, (usize, usize)> = BTreeMap::new();
+    let mut paths: BTreeMap<Vec<(usize, Option<u64>)>, (usize, usize)> = BTreeMap::new();
     for (object, scope) in log.objects.iter().zip(&truth.scopes) {
-        let path = log.stack(object.born_in).map(|at| log.activations[at].function).collect();
+        let activation = |at: usize| (log.activations[at].function, log.activations[at].returns_to);
+        let path = log.stack(object.born_in).map(activation).collect();
         let (with, without) = paths.entry(path).or_default();
         *(if scope.is_some() { with } else { without }) += 1;
     }

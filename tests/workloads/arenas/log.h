@@ -12,7 +12,8 @@
  *   THREAD KEPT FUNCTIONS r ARENA OBJECT           it is cut back: this object and all later ones are freed next
  *
  * The stack of an event is told by how it differs from that of the thread's event before: KEPT outermost activations have been
- * open all the while, FUNCTIONS have been entered since (hexadecimal offsets in the file, commas between, `.` for none).
+ * open all the while, FUNCTIONS have been entered since (commas between, `.` for none), each FUNCTION/CALL: where it begins and where the
+ * call of it returns to, as hexadecimal offsets in the file; the latter is missing where another file called it.
  * Numbers of objects and arenas rise. Nothing here allocates: storage is static, output is write(2). */
 #ifndef ARENA_LOG_H
 #define ARENA_LOG_H
@@ -28,19 +29,22 @@
 #define UNSEEN __attribute__((no_instrument_function, noinline, unused))
 #define LOG_DEPTH 4096
 
-extern char __executable_start[];
+extern char __executable_start[], etext[];
+
+/* The longest text of one frame. */
+#define LOG_FRAME ((size_t)36)
 
 struct log_stack {
     int number; /* From 1. */
     int depth;
     int kept; /* Activations that have been open since the thread's last event. */
-    void *functions[LOG_DEPTH];
+    struct { char *function, *call; } frames[LOG_DEPTH];
 };
 
 static int log_file = -1;
 static int log_thread_count;
 static unsigned long log_object_count, log_arena_count;
-static char log_text[1 << 16];
+static char log_text[1 << 18];
 static size_t log_used;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread struct log_stack log_stack;
@@ -72,30 +76,34 @@ UNSEEN __attribute__((destructor)) static void log_ends(void) {
 }
 
 UNSEEN void __cyg_profile_func_enter(void *function, void *caller) {
-    (void)caller;
     log_must(log_stack.depth < LOG_DEPTH);
-    log_stack.functions[log_stack.depth++] = function;
+    log_stack.frames[log_stack.depth].function = function;
+    log_stack.frames[log_stack.depth++].call = caller;
 }
 
 UNSEEN void __cyg_profile_func_exit(void *function, void *caller) {
     (void)caller;
     log_stack.depth--;
-    log_must(log_stack.depth >= 0 && log_stack.functions[log_stack.depth] == function);
+    log_must(log_stack.depth >= 0 && log_stack.frames[log_stack.depth].function == function);
     if (log_stack.depth < log_stack.kept) log_stack.kept = log_stack.depth;
 }
 
 /* The caller holds the lock. */
 UNSEEN static void log_write(const char *format, ...) {
     va_list arguments;
+    size_t longest = 256 + LOG_FRAME * (size_t)(log_stack.depth - log_stack.kept);
     int at;
     if (!log_stack.number) log_stack.number = ++log_thread_count;
-    /* The longest line: every frame of a stack, and what happened. */
-    if (sizeof log_text - log_used < 256 + 9 * (size_t)(log_stack.depth - log_stack.kept)) log_flush();
-    log_must(sizeof log_text - log_used >= 256 + 9 * (size_t)(log_stack.depth - log_stack.kept));
+    if (sizeof log_text - log_used < longest) log_flush();
+    log_must(sizeof log_text - log_used >= longest);
     log_used += (size_t)sprintf(log_text + log_used, "%d %d ", log_stack.number, log_stack.kept);
-    for (at = log_stack.kept; at < log_stack.depth; at++)
+    for (at = log_stack.kept; at < log_stack.depth; at++) {
+        char *function = log_stack.frames[at].function, *call = log_stack.frames[at].call;
         log_used += (size_t)sprintf(log_text + log_used, at > log_stack.kept ? ",%lx" : "%lx",
-                                    (unsigned long)((char *)log_stack.functions[at] - __executable_start));
+                                    (unsigned long)(function - __executable_start));
+        if (call >= __executable_start && call <= etext)
+            log_used += (size_t)sprintf(log_text + log_used, "/%lx", (unsigned long)(call - __executable_start));
+    }
     if (log_stack.kept == log_stack.depth) log_text[log_used++] = '.';
     log_text[log_used++] = ' ';
     va_start(arguments, format);
