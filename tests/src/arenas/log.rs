@@ -222,7 +222,8 @@ fn symbols(executable: &Path) -> (u64, HashMap<u64, String>) {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "1 0 1,2/1c,9/2f o 1 scratch\n1 2 3 + 1 1 40\n1 2 3 + 2 0 8\n1 2 9 c 1\n1 3 . - 1\n1 1 2,3 - 2\n";
+    const TEXT: &str =
+        "1 0 1,2/1c,9/2f o 1 scratch\n1 2 3 + 1 1 40\n1 2 3 + 2 0 8\n1 2 9 c 1\n1 3 . - 1\n1 1 2,3 - 2\n";
 
     #[test]
     fn activations_and_objects_are_told_apart() {
