@@ -23,6 +23,7 @@ mod plan;
 mod simulate;
 mod suggest;
 mod survey;
+mod turns;
 
 pub use growth::{Chunks, Policy, in_malloc, padded};
 pub use plan::{Arena, AtEnd, Home, Nesting, Placement, Plan};
@@ -342,7 +343,8 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
     /// Makes a plan from some traces that keeps the peak of each.
     fn fit(&mut self, traces: &[usize]) -> Result<Fitted, ReadError> {
         let facts = self.together(traces);
-        let market = Market::of(self.atoms, &facts, |name| self.atoms.scope(traces, name));
+        let is_scope = |name| !choose::is_root(self.book.name(name));
+        let market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
         let allowed: Vec<f64> =
             traces.iter().map(|at| self.studied[*at].peak_bytes as f64 * (1.0 + self.options.max_peak)).collect();
         // What the arenas hold beside dead blocks, the ends of chunks, is known from the simulation only.

@@ -5,6 +5,7 @@
 //! This is test code: where its own machinery fails (a compiler missing, a file unreadable) it panics with a sentence,
 //! which fails the test that needed it.
 
+pub mod arenas;
 pub mod command;
 pub mod expected;
 pub mod inputs;

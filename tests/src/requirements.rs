@@ -19,6 +19,8 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "strace",        // another tracer
     "libunwind-dev", // a second opinion on stacks
     "libjemalloc2",  // an allocator that replays load
+    "dpkg-dev",      // unpacks bison's source package
+    "m4",            // bison runs it
     "heaptrack",     // the peer of the benchmark, where present
 ];
 

@@ -48,7 +48,13 @@ const STACK_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sib
 
 const MARKER_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-ldl"];
 
+/// Optimised, but each call stays a call that the log of arenas sees (`arenas/log.h`).
+const ARENA_FLAGS: &[&str] =
+    &["-O1", "-fno-inline", "-fno-optimize-sibling-calls", "-finstrument-functions", "-pthread"];
+
 const WORKLOADS: &[Workload] = &[
+    c("arenas", &["arenas/planted.c"], ARENA_FLAGS),
+    c("arenas-real", &["arenas/planted.c"], &["-O1", "-pthread", "-DREAL_ARENAS"]),
     c("basic", &["basic.c"], &[]),
     c("basic-static", &["basic.c"], &["-static"]),
     c("basic-static-pie", &["basic.c"], &["-static-pie"]),
@@ -160,7 +166,8 @@ fn source_dir() -> &'static Path {
 pub fn built(name: &str) -> PathBuf {
     let workload = WORKLOADS.iter().find(|each| each.name == name).unwrap_or_else(|| panic!("no workload is {name}"));
     let output = built_dir().join(name);
-    let headers = ["truth.h", "phase_truth.h", "toy_allocator.h", "../../samples/heaptape.h"];
+    let headers =
+        ["truth.h", "phase_truth.h", "toy_allocator.h", "arenas/arena.h", "arenas/log.h", "../../samples/heaptape.h"];
     let sources: Vec<PathBuf> = workload.sources.iter().map(|source| source_dir().join(source)).collect();
     let inputs = sources.iter().cloned().chain(headers.iter().map(|header| source_dir().join(header)));
     build_if_changed(&output, inputs, workload, |part| compile(workload, &sources, part));

@@ -20,8 +20,13 @@
 //! that another one makes useless is closed again afterwards, and swapped for a better one.
 //!
 //! The prices `μ` keep the peak: they start at nothing and rise for the moments at which the chosen arenas would hold more than
-//! allowed (a multiplier for each moment, as in Lagrangian relaxation). λ is small: among arenas that hold the same blocks the
-//! one that ends sooner is better.
+//! allowed (a multiplier for each moment, as in Lagrangian relaxation). λ is small: it keeps memory from being wasted. That alone would
+//! leave short-lived blocks in the arena of a whole phase wherever they are small. So of arenas that hold the same blocks the one
+//! that ends sooner is better at any size, by the order of magnitude that blocks stay there after their death:
+//!
+//! ```text
+//!   value(a, F) = objects(a) · (1 − LATE · log10(1 + stay(a, F) / SOON)) − …         stay = drag(a, F) / bytes(a)
+//! ```
 
 use super::atoms::{AtomFacts, Atoms, NameId, ScopeFacts};
 use super::plan::{Nesting, scope_frame};
@@ -38,6 +43,23 @@ const MOST_FOR_OPENING: f64 = 0.02;
 const PENALTY: f64 = 0.0005;
 /// Part of all objects that doubling the memory in use, all the time, would be worth.
 const DRAG: f64 = 0.05;
+/// Part of an object that it is worth less where it stays ten times as long.
+const LATE: f64 = 0.1;
+/// Part of all bytes allocated from which on it matters how long something stays.
+const SOON: f64 = 0.001;
+/// What threads begin with, no scopes of anybody's: what lives with them lives as long as the thread.
+const ROOTS: &[&str] = &[
+    "_start",
+    "main",
+    "__libc_start_main",
+    "__libc_start_main_impl",
+    "__libc_start_call_main",
+    "start_thread",
+    "clone",
+    "__clone",
+    "clone3",
+    "__clone3",
+];
 /// Rounds of prices.
 const ROUNDS: usize = 14;
 
@@ -53,6 +75,7 @@ pub(super) struct Scope {
 struct Pair {
     atom: u32,
     objects: f64,
+    bytes: u64,
     drag: f64,
     /// Dead bytes held: sample, bytes.
     held: Vec<(u32, f64)>,
@@ -81,6 +104,8 @@ pub(super) struct Choice {
     /// Price of a byte held at each sample, in objects.
     prices: Vec<f64>,
     drag_price: f64,
+    /// Bytes allocated.
+    bytes: f64,
 }
 
 impl Choice {
@@ -92,7 +117,13 @@ impl Choice {
         }
         let drag = facts.drag.get(frame).copied().unwrap_or(0.0);
         let held: f64 = held(facts, frame).map(|(sample, bytes)| self.price(sample) * bytes).sum();
-        Some(Fit::Served(facts.count as f64 - held - self.drag_price * drag))
+        Some(Fit::Served(self.timely(facts.count as f64, facts.bytes, drag) - held - self.drag_price * drag))
+    }
+
+    /// What objects of so many bytes, kept for so long, are worth but for the memory they take.
+    fn timely(&self, objects: f64, bytes: u64, drag: f64) -> f64 {
+        let stay = drag.max(0.0) / bytes.max(1) as f64 / self.bytes.max(1.0);
+        objects * LATE.mul_add(-(1.0 + stay / SOON).log10(), 1.0)
     }
 
     fn price(&self, sample: u32) -> f64 {
@@ -126,11 +157,17 @@ pub(super) struct Market {
     candidates: Vec<Candidate>,
     atom_count: usize,
     object_count: f64,
+    bytes: f64,
 }
 
 impl Market {
     /// All scopes that are worth considering.
-    pub(super) fn of(atoms: &Atoms, facts: &[AtomFacts], scope_facts: impl Fn(NameId) -> ScopeFacts) -> Self {
+    pub(super) fn of(
+        atoms: &Atoms,
+        facts: &[AtomFacts],
+        is_scope: impl Fn(NameId) -> bool,
+        scope_facts: impl Fn(NameId) -> ScopeFacts,
+    ) -> Self {
         use foldhash::{HashMap, HashMapExt};
         let mut totals: HashMap<Scope, f64> = HashMap::new();
         let mut object_count = 0.0;
@@ -142,7 +179,8 @@ impl Market {
         }
         let mut ranked: Vec<(Scope, f64)> = totals
             .into_iter()
-            .filter(|(scope, _)| scope.name != u32::MAX && scope_facts(scope.name).longest_share < WHOLE_PROCESS)
+            .filter(|(scope, _)| scope.name != u32::MAX && is_scope(scope.name))
+            .filter(|(scope, _)| scope_facts(scope.name).longest_share < WHOLE_PROCESS)
             .collect();
         ranked.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
         ranked.truncate(CONSIDERED);
@@ -168,6 +206,7 @@ impl Market {
                     candidates[*at].pairs.push(Pair {
                         atom,
                         objects: facts.count as f64,
+                        bytes: facts.bytes,
                         drag: facts.drag.get(frame).copied().unwrap_or(0.0),
                         held: sums,
                     });
@@ -179,7 +218,8 @@ impl Market {
             let objects: f64 = candidate.pairs.iter().map(|pair| pair.objects).sum();
             candidate.cost = candidate.cost.min(PENALTY * object_count + objects * MOST_FOR_OPENING);
         }
-        Self { candidates, atom_count: atoms.paths.len(), object_count }
+        let bytes = facts.iter().map(|facts| facts.bytes as f64).sum();
+        Self { candidates, atom_count: atoms.paths.len(), object_count, bytes }
     }
 
     /// Chooses at most `limit` scopes within the budget.
@@ -188,6 +228,7 @@ impl Market {
             scopes: Vec::new(),
             prices: vec![0.0; budget.spare_bytes.len()],
             drag_price: DRAG * self.object_count / budget.live_byte_bytes.max(1.0),
+            bytes: self.bytes,
         };
         let mut best: Option<(f64, Choice)> = None;
         let unit = self.object_count / budget.spare_bytes.iter().copied().fold(1.0, f64::max);
@@ -230,7 +271,7 @@ impl Market {
     fn open(&self, prices: &Choice, limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
         let value = |pair: &Pair| {
             let held: f64 = pair.held.iter().map(|(sample, bytes)| prices.price(*sample) * bytes).sum();
-            pair.objects - held - prices.drag_price * pair.drag
+            prices.timely(pair.objects, pair.bytes, pair.drag) - held - prices.drag_price * pair.drag
         };
         let values: Vec<Vec<f64>> =
             self.candidates.iter().map(|candidate| candidate.pairs.iter().map(value).collect()).collect();
@@ -332,6 +373,11 @@ impl Market {
         }
         serving
     }
+}
+
+/// Whether a function is one that threads begin with.
+pub(super) fn is_root(name: &str) -> bool {
+    ROOTS.contains(&name)
 }
 
 fn serve(candidate: &Candidate, values: &[f64], served: &mut [f64]) {

@@ -6,16 +6,18 @@
 //!                                                               └─ a script for replay in real memory
 //! ```
 //!
-//! An arena is opened with its first block and closed when the activation it lives with has left the thread's stack. A block that
+//! An arena is opened with its first block and closed when the activation it lives with has left the thread's stack, or has turned back with
+//! nothing alive (see `turns`). A block that
 //! is freed later than that, or by another thread, *violates* the plan. Chains of reallocs stay in the arena that they began in.
 
 use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
-use trace_format::{Event, Op, ProcessId, ReadError, StackId, StackQuality, Tables, ThreadId, Trace};
+use trace_format::{Event, Op, ProcessId, ReadError, Sequence, StackId, StackQuality, Tables, ThreadId, Trace};
 
 use super::growth::{Chunks, Policy, in_malloc, padded};
 use super::plan::{AtEnd, Placement, Plan};
-use crate::activations::Activations;
+use super::turns::Turns;
+use crate::activations::{Activations, Open};
 use crate::names::Names;
 use crate::replay::{Amount, Block, CellId, Observer, Outcome, replay_with};
 use crate::wrappers::Wrappers;
@@ -71,6 +73,7 @@ pub struct Resident<S> {
     /// Where the chain began.
     cell: u32,
     thread: ThreadId,
+    began: Sequence,
 }
 
 /// An arena that is, or was, open.
@@ -94,6 +97,7 @@ pub struct Broken {
 pub struct Following<'t, S: Stage> {
     placement: Placement<'t>,
     activations: Activations<'t>,
+    turns: Turns,
     instances: Vec<Running>,
     spare: Vec<InstanceId>,
     /// By thread, outermost first: frame, arena, instance.
@@ -113,6 +117,7 @@ impl<'t, S: Stage> Following<'t, S> {
     pub fn new(placement: Placement<'t>, tables: &'t Tables, stage: S) -> Self {
         Self {
             activations: Activations::new(tables, placement.functions()),
+            turns: Turns::new(tables.threads.len()),
             placement,
             // Number 0 stands for malloc.
             instances: vec![Running { generation: 0, arena: 0 }],
@@ -178,6 +183,8 @@ impl<'t, S: Stage> Following<'t, S> {
 
     fn over(&mut self, block: &Block<Resident<S::Slot>>, event: &Event) {
         let resident = block.tag;
+        let scope = self.activations.of(resident.thread).map_or(0, |open| open.scope(resident.began));
+        self.turns.died(resident.thread, scope);
         let instance = self.instance(&resident);
         if resident.instance != 0 && instance.is_none() {
             self.outlived(&resident, block.size_bytes);
@@ -228,7 +235,9 @@ where
             _ => {}
         }
         if let Some(step) = self.activations.step(event) {
-            self.close(event.thread, step.ended_from());
+            let depth = self.activations.of(event.thread).map_or(0, Open::depth);
+            let ended_from = self.turns.step(event.thread, step, depth);
+            self.close(event.thread, ended_from);
         }
     }
 
@@ -250,6 +259,7 @@ where
             let slot = self.stage.reallocate(old.tag.slot, old.size_bytes, block.size_bytes, instance, event);
             return Resident { slot, ..old.tag };
         }
+        self.turns.born(event.thread);
         let instance = self.home(stack, event);
         let slot = self.stage.allocate(block.size_bytes, instance, event);
         let running = self.instances[instance.unwrap_or(0) as usize];
@@ -267,6 +277,7 @@ where
             arena: running.arena as u32,
             cell: block.cell.0,
             thread: event.thread,
+            began: event.sequence,
         }
     }
 

@@ -26,7 +26,8 @@
 
 use trace_format::{Event, Op, ProcessId, Sequence, StackId, StackQuality, Tables, ThreadId};
 
-use crate::activations::{Activations, Step};
+use super::turns::Turns;
+use crate::activations::{Activations, Open, Step};
 use crate::replay::{Block, Observer};
 
 /// The beginning of a chain of reallocs, kept with its latest block.
@@ -137,6 +138,7 @@ const MERGE_AT: usize = 64;
 pub(super) struct Survey<'t> {
     tables: &'t Tables,
     activations: Activations<'t>,
+    turns: Turns,
     threads: Vec<Vec<Level>>,
     cells: Vec<CellFacts>,
     functions: Vec<Spans>,
@@ -152,6 +154,7 @@ impl<'t> Survey<'t> {
         Self {
             tables,
             activations: Activations::new(tables, functions),
+            turns: Turns::new(tables.threads.len()),
             threads: vec![Vec::new(); tables.threads.len()],
             cells: Vec::new(),
             functions: Vec::new(),
@@ -231,7 +234,9 @@ impl<'t> Survey<'t> {
     }
 
     fn follow(&mut self, thread: ThreadId, step: Step) {
-        self.close(thread, step.ended_from());
+        let depth = self.activations.of(thread).map_or(0, Open::depth);
+        let ended_from = self.turns.step(thread, step, depth);
+        self.close(thread, ended_from);
         let process = self.process_of(thread);
         let clock = self.clocks[process];
         let Some(open) = self.activations.of(thread) else { return };
@@ -255,6 +260,8 @@ impl<'t> Survey<'t> {
 
     fn over(&mut self, block: &Block<Chain>, event: &Event) {
         let chain = block.tag;
+        let scope = self.activations.of(chain.thread).map_or(0, |open| open.scope(chain.began));
+        self.turns.died(chain.thread, scope);
         if chain.lost || event.thread != chain.thread {
             let facts = self.cell_mut(chain.cell);
             facts.left_bytes += chain.left_bytes;
@@ -265,7 +272,6 @@ impl<'t> Survey<'t> {
             }
             return;
         }
-        let scope = self.activations.of(event.thread).map_or(0, |open| open.scope(chain.began));
         let clock = self.clocks[self.process_of(event.thread)];
         let facts = self.cell_mut(chain.cell);
         if facts.scopes.len() <= scope {
@@ -328,6 +334,7 @@ impl Observer for Survey<'_> {
         let Some(old) = replaced else {
             let facts = self.cell_mut(block.cell.0);
             facts.bytes += block.size_bytes;
+            self.turns.born(event.thread);
             return Chain {
                 began: event.sequence,
                 cell: block.cell.0,
