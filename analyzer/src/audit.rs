@@ -30,11 +30,14 @@ pub use sentence::{Piece, Sentence, Value};
 pub use strategy::{Priority, Step};
 pub use table::Table;
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use trace_format::Trace;
 
 use self::scopes::{PhaseScope, Scopes};
-use self::sentence::{bytes, count, counted, name, share};
+use self::sentence::{bytes, counted, name, share};
 use crate::arenas::{Arenas, Suggestion};
 use crate::doubt::Doubt;
 use crate::error::AnalysisError;
@@ -43,6 +46,8 @@ use crate::leaks::Leaks;
 use crate::lifetimes::{Lifetimes, Phases, Study};
 use crate::names::Names;
 use crate::patterns::{MootFrees, Patterns};
+use crate::phases::OUTSIDE;
+use crate::replay::Amount;
 use crate::wrappers::Wrappers;
 
 /// Part of all bytes, of all blocks or of the peak from which on a phase or a thread has a part of its own.
@@ -96,6 +101,8 @@ pub struct Audit {
     pub summary: Vec<Sentence>,
     /// Who owns what for how long.
     pub map: Vec<MapRow>,
+    /// What its classes of lifetimes mean, with their parts of all bytes.
+    pub map_legend: Sentence,
     /// Which allocators there are, and how they are used.
     pub model: Section,
     /// The phases that matter, in the order in which they begin.
@@ -183,18 +190,29 @@ impl Facts<'_> {
     /// What to call a phase: with its process where several have phases.
     fn phase_name(&self, phase: &PhaseScope) -> String {
         let several = self.scopes.phases.iter().any(|other| other.process != phase.process);
-        let title = if phase.is_outside { "outside of all phases" } else { &phase.path };
+        let title = title(&phase.path);
         if several { format!("{}: {title}", phase.process_name) } else { title.to_owned() }
     }
 
-    /// Arenas of the plan as `arena 2 (134)`, the most blocks first, at most three.
-    fn homes(&self, homes: &std::collections::BTreeMap<usize, crate::replay::Amount>) -> Vec<[Value; 2]> {
-        let mut homes: Vec<_> = homes.iter().filter(|(_, amount)| amount.count > 0).collect();
-        homes.sort_by_key(|(at, amount)| (std::cmp::Reverse(amount.count), **at));
-        let of = |(at, amount): (&usize, &crate::replay::Amount)| {
-            Some([count(self.suggestion(*at)?.rank), count(amount.count)])
-        };
-        homes.into_iter().take(3).filter_map(of).collect()
+    /// Suggestions with how many blocks they take, the most first.
+    fn homes(&self, homes: &BTreeMap<usize, Amount>) -> Vec<(&Suggestion, Amount)> {
+        let of = |(at, amount): (&usize, &Amount)| Some((self.suggestion(*at)?, *amount));
+        let mut homes: Vec<_> = homes.iter().filter(|(_, amount)| amount.count > 0).filter_map(of).collect();
+        homes.sort_by_key(|(one, amount)| (Reverse(amount.count), one.rank));
+        homes
+    }
+
+    /// Calls of the allocator.
+    fn calls(&self) -> u64 {
+        let counts = &self.given.info.totals.figures.counts;
+        counts.alloc_count + counts.realloc_count + counts.free_count
+    }
+
+    /// The name of the program that requests most bytes.
+    fn program(&self) -> &str {
+        let processes = &self.given.info.processes;
+        let most = processes.iter().max_by_key(|process| process.figures.counts.alloc_bytes);
+        most.map_or("an unknown program", |process| &process.name)
     }
 }
 
@@ -213,18 +231,18 @@ pub fn audit(given: &Material<'_>) -> Result<Audit, AnalysisError> {
             traces.push(trial.trace.clone());
         }
     }
-    let program = given.info.processes.iter().max_by_key(|process| process.figures.counts.alloc_bytes);
     Ok(Audit {
         schema: 1,
-        program: program.map_or_else(String::new, |process| process.name.clone()),
+        program: facts.program().to_owned(),
         trace: given.info.file.path.clone(),
         traces,
         recorded: recorded(&facts),
         summary: summary::summary(&facts),
         map: map::map(&facts, &shown),
+        map_legend: map::legend(&facts),
         model: model::model(&facts),
         phases: shown.iter().map(|phase| phase::phase(&facts, phase)).collect(),
-        other_phases: phase::others(&facts, shown.len()),
+        other_phases: phase::others(&facts),
         growth: growth::growth(&facts),
         transfers: transfers::transfers(&facts),
         leaks: survivors::leaks(&facts),
@@ -236,6 +254,11 @@ pub fn audit(given: &Material<'_>) -> Result<Audit, AnalysisError> {
         moot_frees: given.patterns.moot_frees.clone(),
         doubts: given.info.doubts.clone(),
     })
+}
+
+/// What to call the path of a phase.
+fn title(path: &str) -> &str {
+    if path == OUTSIDE { "outside of all phases" } else { path }
 }
 
 fn recorded(facts: &Facts<'_>) -> Vec<Sentence> {
@@ -254,13 +277,13 @@ fn recorded(facts: &Facts<'_>) -> Vec<Sentence> {
                 Value::Duration(info.recording.event_span_ns),
             ],
         )
-        .and_if(!command.is_empty(), " of {command}", [name(&command)])
+        .and_if(!command.is_empty(), " of {command}", [Value::Command(command.clone())])
         .and(
-            ": {allocs} of {bytes} with the {reallocs}, {frees}, and a peak of {peak_bytes}.",
+            ": {allocs} and {reallocs} of {bytes} together, {frees}, and a peak of {peak_bytes}.",
             [
                 counted(counts.alloc_count, "allocation", "allocations"),
-                bytes(counts.alloc_bytes),
                 counted(counts.realloc_count, "realloc", "reallocs"),
+                bytes(counts.alloc_bytes),
                 counted(counts.free_count, "free", "frees"),
                 bytes(facts.peak_bytes()),
             ],
@@ -280,4 +303,80 @@ fn recorded(facts: &Facts<'_>) -> Vec<Sentence> {
         ));
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arenas::{ArenaOptions, Input, Policy, arenas};
+    use crate::leaks::{LeakOptions, leak_study, leaks};
+    use crate::lifetimes::{Wish, lifetimes, phases, study};
+    use crate::patterns::{PatternOptions, patterns};
+    use crate::selection::Wanted;
+
+    /// The audit of the smallest sample, with something changed in what is known of its recording.
+    fn audit_with(change: impl FnOnce(&mut Info)) -> Audit {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/tcc-small.htape");
+        let trace = Trace::open(path.as_ref()).unwrap();
+        let (names, wrappers, wanted) = (Names::of(&trace.tables), Wrappers::default(), Wanted::default());
+        let study = study(&trace, &names, &[], Wish::Best, 0, |_| ()).unwrap();
+        let mut info = crate::info::info(&trace, &study.outcome, crate::stacks::stacks(&trace).unwrap());
+        change(&mut info);
+        let leak_options = LeakOptions::default();
+        let leak_study = leak_study(&trace, &names, &leak_options, |_| ()).unwrap();
+        let pattern_options = PatternOptions { limit: 10, ..PatternOptions::default() };
+        let input = Input { label: path.to_owned(), trace: &trace, names: &names, held_out: false };
+        let arena_options = ArenaOptions {
+            policy: Policy::parse("bumpalo").unwrap(),
+            limit: 5,
+            max_peak: 0.01,
+            wrappers: wrappers.clone(),
+            decoders: 0,
+        };
+        audit(&Material {
+            trace: &trace,
+            names: &names,
+            wrappers: &wrappers,
+            study: &study,
+            info: &info,
+            phases: &phases(&trace, &study, &wanted, 0).unwrap(),
+            lifetimes: &lifetimes(&trace, &study, &names, &wanted, &wrappers, 0).unwrap(),
+            leaks: &leaks(&trace, &leak_study, &names, &wanted, &leak_options).unwrap(),
+            patterns: &patterns(&trace, &study, &names, &wanted, &pattern_options, |_| ()).unwrap(),
+            arenas: &arenas(&[input], &arena_options, |_| ()).unwrap(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn losses_are_the_first_thing_said() {
+        let lossy = audit_with(|info| {
+            info.totals.figures.lost_count = Some(1_234);
+            info.capture.loss_free = false;
+            info.capture.not_loss_free_because = vec!["the ring was full.".to_owned()];
+        });
+        let first = lossy.summary[0].text();
+        assert_eq!(lossy.summary[0].kind, "not-loss-free");
+        assert!(first.contains("1,234 events were lost") && first.contains("(the ring was full)"), "{first}");
+        assert_eq!(lossy.method.findings[0].kind, "not-loss-free");
+    }
+
+    #[test]
+    fn a_whole_recording_says_so_in_its_method_alone() {
+        let whole = audit_with(|_| ());
+        assert!(whole.summary.iter().all(|said| said.kind != "not-loss-free"));
+        assert_eq!(whole.method.findings[0].kind, "loss-free");
+    }
+
+    #[test]
+    fn the_map_and_the_phases_add_up_to_all_blocks() {
+        let audit = audit_with(|_| ());
+        let blocks = |sentence: &Sentence| match sentence.values().find(|(name, _)| *name == "blocks") {
+            Some((_, Value::Count(blocks, _))) => *blocks,
+            other => panic!("{other:?}"),
+        };
+        let process = audit.map.iter().find(|row| row.level == "process").map(|row| blocks(&row.contents));
+        let phases: u64 = audit.phases.iter().map(|phase| blocks(&phase.findings[0])).sum();
+        assert_eq!(process, Some(phases + audit.other_phases.as_ref().map_or(0, |others| blocks(others))));
+    }
 }

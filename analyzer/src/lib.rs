@@ -5,12 +5,13 @@
 //! [`layers`] says which allocators stand on others, [`mod@replay`] turns the events into an [`Outcome`], [`symbolise`] and
 //! [`names`] name its code addresses, [`wrappers`], [`site_tree`] and [`grouping`] make sites of stacks, [`metric`] and [`selection`]
 //! say what is weighed; [`info`], [`stacks`], [`sites`], [`leaks`], [`mod@patterns`] with [`mod@advice`], and [`flamegraph`] are pure
-//! functions of all that, [`doubt`] says in words what they do not know, and [`report`] renders them as text. The result types
+//! functions of all that, [`mod@audit`] is one of their results, [`doubt`] says in words what they do not know, and [`report`] renders them as text. The result types
 //! serialise to the JSON that `--json` prints.
 
 pub mod layers;
 pub mod replay;
 
+mod function_names;
 pub mod names;
 pub mod symbolise;
 

@@ -3,7 +3,6 @@
 
 mod arenas;
 mod audit;
-mod function_names;
 mod info;
 mod leaks;
 mod lifetimes;

@@ -107,6 +107,12 @@ const FINE: &[&str] = &[
     "COLUMNS=120 arenas samples/cc1plus-small.htape --max-peak 50 --policy llvm --show 1",
     "arenas samples/tcc-small.htape",
     "arenas samples/tcc-small.htape --test samples/tcc-small.htape --policy zig --max-peak 400 --write-plan plan.json",
+    "report samples/cc1plus-small.htape",
+    "report samples/cc1plus-small.htape --json",
+    "report samples/rustc-small.htape",
+    "report samples/rustc-small.htape --json",
+    "report samples/tcc-small.htape --max-peak 5 --policy zig",
+    "report damaged/cut-in-events.htape",
     "flamegraph samples/cc1plus-small.htape --json",
     "flamegraph samples/cc1plus-small.htape --by peak --json",
     "flamegraph samples/cc1plus-small.htape -o picture.svg",
@@ -147,6 +153,8 @@ const USAGE: &[&str] = &[
     "sites samples/tcc-small.htape --group depth:0",
     "sites samples/tcc-small.htape --limit many",
     "phases samples/tcc-small.htape --source nosuch",
+    "report samples/tcc-small.htape --format html",
+    "report samples/tcc-small.htape --format json --json",
     "replay samples/tcc-small.htape --allocator tcmalloc",
     "replay samples/tcc-small.htape --runs 0",
     "flamegraph samples/tcc-small.htape --json --collapsed",
@@ -170,6 +178,8 @@ const UNREADABLE: &[&str] = &[
     "lifetimes samples --json",
     "patterns samples/tcc-small.htape --process nosuch",
     "leaks samples/tcc-small.htape --process 1",
+    "report nosuch.htape",
+    "report samples/tcc-small.htape -o samples/tcc-small.htape",
     "replay nosuch.htape",
     "replay samples/tcc-small.htape --process nosuch",
     "replay samples/tcc-small.htape --allocator ./nosuch.so",
@@ -207,6 +217,8 @@ const WITHOUT_JSON: &[&str] = &["demo"];
 const KEPT_ROWS: usize = 5;
 /// Lines of a text that are kept.
 const KEPT_LINES: usize = 80;
+/// Lines of an audit that are kept: all of it is meant to be read.
+const KEPT_LINES_OF_AUDIT: usize = 1000;
 
 #[test]
 fn help_of_every_subcommand() {
@@ -308,7 +320,7 @@ fn transcript(line: &str, code: i32) -> String {
             cut_rows(&mut value);
             format!("{value:#}\n")
         } else {
-            cut_lines(&text)
+            cut_lines(&text, if arguments.first() == Some(&"report") { KEPT_LINES_OF_AUDIT } else { KEPT_LINES })
         };
         assert_eq!(output.status.code(), Some(code), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         let width = columns.map(|columns| format!("COLUMNS={columns} ")).unwrap_or_default();
@@ -346,9 +358,9 @@ fn cut_rows(value: &mut Value) {
     }
 }
 
-fn cut_lines(text: &str) -> String {
-    let more = text.lines().count().saturating_sub(KEPT_LINES);
-    let mut kept: String = text.split_inclusive('\n').take(KEPT_LINES).collect();
+fn cut_lines(text: &str, limit: usize) -> String {
+    let more = text.lines().count().saturating_sub(limit);
+    let mut kept: String = text.split_inclusive('\n').take(limit).collect();
     if more > 0 {
         kept += &format!("… and {more} more lines\n");
     }

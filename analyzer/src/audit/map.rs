@@ -1,6 +1,8 @@
 //! The lifetime map: one row per scope that memory lives with. Responsible for processes, phases, repeated calls that own an arena,
 //! and threads, each with what lives there, how it is freed today and whether an arena fits; not for the parts that look closer.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::scopes::{Classes, PhaseScope, ThreadScope, sum};
@@ -13,6 +15,8 @@ use crate::sites::ratio;
 
 /// Rows for repeated calls at most.
 const MOST_CALLS: usize = 6;
+/// Part of everything from which on a thread is the process.
+const NEARLY_ALL: f64 = 0.9;
 /// Rows for threads at most.
 const MOST_THREADS: usize = 6;
 
@@ -45,8 +49,10 @@ pub(super) fn map(facts: &Facts<'_>, phases: &[&PhaseScope]) -> Vec<MapRow> {
     rows.extend(phases.iter().map(|phase| of_phase(facts, phase)));
     rows.extend(of_calls(facts));
     let mut threads: Vec<&ThreadScope> = facts.scopes.threads.iter().filter(|thread| !thread.is_main).collect();
+    // What does nearly all is the process, which has a row already.
     threads.retain(|thread| {
-        ratio(thread.born.bytes, facts.bytes()) >= MATTERS || ratio(thread.born.count, facts.blocks()) >= MATTERS
+        let part = ratio(thread.born.bytes, facts.bytes()).max(ratio(thread.born.count, facts.blocks()));
+        (MATTERS..NEARLY_ALL).contains(&part)
     });
     threads.sort_by(|one, other| (other.born.bytes, &one.name).cmp(&(one.born.bytes, &other.name)));
     rows.extend(threads.into_iter().take(MOST_THREADS).map(|thread| of_thread(facts, thread)));
@@ -74,7 +80,9 @@ fn of_process(facts: &Facts<'_>, process: &ProcessInfo) -> MapRow {
             "process {process}, {threads}",
             [name(&process.name), counted(process.thread_count, "thread", "threads")],
         ),
-        owner: owner(facts.scopes.functions.iter().map(|facts| (facts.function.as_str(), facts.born))),
+        owner: owner(
+            facts.scopes.functions.iter().map(|one| (one.function.as_str(), one.namespace.as_str(), one.born)),
+        ),
         contents: contents(blocks, figures.counts.alloc_bytes, &classes).and(
             "; peak {peak_bytes}, {end_bytes} at the end",
             [bytes(figures.peak_live_bytes), bytes(figures.live_at_end_bytes)],
@@ -94,8 +102,8 @@ fn of_process(facts: &Facts<'_>, process: &ProcessInfo) -> MapRow {
         ),
         suitability: Sentence::new(
             "suitability",
-            "{durable} of {durable_bytes} live as long as it: an arena for them saves no free; {placed} of {placed_bytes} have a \
-             shorter scope below",
+            "only for {durable} of {durable_bytes} that live as long as it, and they save no free; {placed} of {placed_bytes} belong \
+             to the arenas below",
             [counted(durable.count, "block", "blocks"), bytes(durable.bytes), count(homes.count), bytes(homes.bytes)],
         ),
     }
@@ -113,7 +121,7 @@ fn of_phase(facts: &Facts<'_>, phase: &PhaseScope) -> MapRow {
     MapRow {
         level: "phase",
         scope,
-        owner: owner(phase.sites.iter().map(|site| (site.function.as_str(), site.born))),
+        owner: owner(phase.sites.iter().map(|site| (site.function.as_str(), site.namespace.as_str(), site.born))),
         contents: contents(phase.born.count, phase.born.bytes, &phase.classes).and_if(
             phase.at_peak_bytes > 0,
             "; holds {at_peak_bytes} at the peak",
@@ -122,6 +130,22 @@ fn of_phase(facts: &Facts<'_>, phase: &PhaseScope) -> MapRow {
         pattern: pattern(facts, phase),
         suitability: suitability(facts, &phase.homes, phase.born, &phase.classes),
     }
+}
+
+/// What the classes mean.
+pub(super) fn legend(facts: &Facts<'_>) -> Sentence {
+    let classes = &facts.given.lifetimes.classes;
+    let of = |class: Class| {
+        let bytes = classes.iter().find(|figures| figures.class == class).map_or(0, |figures| figures.bytes);
+        share(bytes, facts.bytes())
+    };
+    Sentence::new(
+        "legend",
+        "Shares are of bytes. Scratch ({scratch} of all) dies in the phase instance that it is born in; handed over ({handed_over}) in \
+         another; process-wide ({process_wide}) outside of all phases; other thread ({other_thread}) on another than its own; durable \
+         ({durable}) never. A block counts for the innermost phase.",
+        Class::ALL.map(of),
+    )
 }
 
 /// Calls that own an arena and come again and again.
@@ -138,16 +162,20 @@ fn of_calls(facts: &Facts<'_>) -> Vec<MapRow> {
             level: "call",
             scope: Sentence::new(
                 "call",
-                "each call of {scope}, {instances}, {bytes_each} each",
+                "arena {arena}: each call of {scope}, {instances}, {bytes_each} each",
                 [
+                    count(suggestion.rank),
                     function(&suggestion.scope),
                     counted(suggestion.instances, "time", "times"),
                     bytes(suggestion.bytes / suggestion.instances),
                 ],
             ),
-            owner: owner(suggestion.sites.iter().map(|site| {
-                (site.function.as_str(), Amount { bytes: site.bytes, count: site.objects })
-            })),
+            owner: owner(
+                suggestion
+                    .sites
+                    .iter()
+                    .map(|site| (site.function.as_str(), "[", Amount { bytes: site.bytes, count: site.objects })),
+            ),
             contents: Sentence::new(
                 "contents",
                 "{objects} of {bytes} from {sites}, all dead when it returns",
@@ -167,9 +195,8 @@ fn of_calls(facts: &Facts<'_>) -> Vec<MapRow> {
             ),
             suitability: Sentence::new(
                 "suitability",
-                "arena {arena}: {held_bytes} held at most, memory in use × {drag}, peak {peak_change}; {escapees} must stay out",
+                "fits: {held_bytes} held at most, memory in use × {drag}, peak {peak_change}; {escapees} must stay out",
                 [
-                    count(suggestion.rank),
                     bytes(suggestion.held_peak_bytes),
                     Value::Factor(suggestion.drag),
                     Value::Change(suggestion.peak_change),
@@ -193,7 +220,7 @@ fn of_thread(facts: &Facts<'_>, thread: &ThreadScope) -> MapRow {
                 name(&thread.process_name),
             ],
         ),
-        owner: owner(thread.top.iter().map(|(function, born)| (function.as_str(), *born))),
+        owner: owner(thread.top.iter().map(|one| (one.function.as_str(), one.namespace.as_str(), one.born))),
         contents: contents(thread.born.count, thread.born.bytes, &thread.classes),
         pattern: Sentence::new(
             "pattern",
@@ -208,11 +235,23 @@ fn of_thread(facts: &Facts<'_>, thread: &ThreadScope) -> MapRow {
     }
 }
 
-/// The two functions that make most.
-fn owner<'a>(sites: impl Iterator<Item = (&'a str, Amount)> + Clone) -> Sentence {
-    let total: u64 = sites.clone().map(|(_, born)| born.bytes).sum();
-    Sentence::new("owner", "", [])
-        .list("{function} ({share})", sites.take(2).map(|(site, born)| [function(site), share(born.bytes, total)]))
+/// The two crates or namespaces that make most; the two functions where the one that makes most is in none.
+fn owner<'a>(sites: impl Iterator<Item = (&'a str, &'a str, Amount)> + Clone) -> Sentence {
+    let total: u64 = sites.clone().map(|(_, _, born)| born.bytes).sum();
+    let mut namespaces: BTreeMap<&str, u64> = BTreeMap::new();
+    for (_, namespace, born) in sites.clone() {
+        *namespaces.entry(namespace).or_default() += born.bytes;
+    }
+    let mut namespaces: Vec<(&str, u64)> = namespaces.into_iter().collect();
+    namespaces.sort_by_key(|(namespace, bytes)| (std::cmp::Reverse(*bytes), *namespace));
+    let owner = Sentence::new("owner", "", []);
+    if namespaces.first().is_none_or(|(namespace, _)| namespace.starts_with('[')) {
+        let items = sites.take(2).map(|(site, _, born)| [function(site), share(born.bytes, total)]);
+        return owner.list("{function} ({share})", items);
+    }
+    namespaces.retain(|(namespace, _)| !namespace.starts_with('['));
+    let items = namespaces.into_iter().take(2).map(|(namespace, bytes)| [name(namespace), share(bytes, total)]);
+    owner.list("{namespace} ({share})", items)
 }
 
 /// What lives there: how much, and for how long by parts of its bytes.
@@ -249,7 +288,7 @@ fn pattern(facts: &Facts<'_>, phase: &PhaseScope) -> Sentence {
 /// Which suggested arenas take what is born there, or why none does.
 pub(super) fn suitability(
     facts: &Facts<'_>,
-    homes: &std::collections::BTreeMap<usize, Amount>,
+    homes: &BTreeMap<usize, Amount>,
     born: Amount,
     classes: &Classes,
 ) -> Sentence {
@@ -260,8 +299,8 @@ pub(super) fn suitability(
         let durable = classes[Class::Durable.index()];
         return Sentence::new(
             "no-arena",
-            "none suggested: {outliving_share} of the blocks outlive it, {durable_share} never die",
-            [share(outliving, total.count), share(durable.count, total.count)],
+            "no arena suggested ({placed} of its blocks); {outliving_share} outlive it, {durable_share} never die",
+            [count(0), share(outliving, total.count), share(durable.count, total.count)],
         );
     }
     Sentence::new(
@@ -269,6 +308,9 @@ pub(super) fn suitability(
         "{placed_share} of the blocks ({placed_bytes}) go to ",
         [share(placed.count, born.count), bytes(placed.bytes)],
     )
-    .list("arena {arena} ({blocks})", facts.homes(homes))
+    .list(
+        "arena {arena} ({blocks})",
+        facts.homes(homes).into_iter().take(3).map(|(one, amount)| [count(one.rank), count(amount.count)]),
+    )
     .and("; {outliving_share} outlive it", [share(outliving, total.count)])
 }

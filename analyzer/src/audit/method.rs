@@ -59,7 +59,8 @@ fn doubts(facts: &Facts<'_>) -> Vec<Sentence> {
 fn stacks(facts: &Facts<'_>) -> Sentence {
     let stacks = &facts.given.info.stacks;
     let one = |figures: &crate::stacks::StackFigures| {
-        [counted(figures.events, "event", "events"), Value::Share(figures.reaches_root_share.unwrap_or(0.0))]
+        let share = figures.reaches_root_share.map_or(Value::None, Value::Share);
+        [counted(figures.events, "event", "events"), share]
     };
     let [allocs, alloc_share] = one(&stacks.alloc);
     let [frees, free_share] = one(&stacks.free);
@@ -118,7 +119,7 @@ fn verdict(facts: &Facts<'_>) -> Sentence {
     let arenas = facts.given.arenas;
     Sentence::new(
         "verdict",
-        "Proof of the arenas, made from {trained_on} and tried on {held_out} that a plan was not made from: {verdict}",
+        "The arenas were found in {trained_on} and a plan was tried on {held_out} that it was not made from. {verdict}",
         [
             counted(arenas.trained_on.len() as u64, "trace", "traces"),
             counted(arenas.held_out.len() as u64, "input", "inputs"),

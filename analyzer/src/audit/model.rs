@@ -1,7 +1,7 @@
 //! Which allocators there are and how they are used today. Responsible for domains and layers, ways by which memory is reached,
 //! requests of whole pages, sizes and fragmentation at the peak.
 
-use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
+use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share};
 use super::{Facts, LISTED, Section, Table};
 use crate::sites::ratio;
 
@@ -22,13 +22,14 @@ fn layers(facts: &Facts<'_>) -> Sentence {
     let info = facts.given.info;
     let counts = &info.totals.figures.counts;
     let on_top = info.totals.on_top_domains.len() as u64;
+    let used = info.domains.iter().filter(|domain| domain.in_totals && domain.figures.counts.alloc_count > 0);
     let requests = counts.alloc_count + counts.realloc_count;
     Sentence::new(
         "layers",
-        "{allocators} take memory from the system and {on_top} on others, which the totals do not count; a request is of \
+        "{allocators} memory from the system and {on_top} on others, which the totals do not count; a request is of \
          {mean_bytes} on average, over {requests}.",
         [
-            counted(info.totals.counted_domains.len() as u64, "allocator", "allocators"),
+            counted(used.count() as u64, "allocator takes", "allocators take"),
             counted(on_top, "stands", "stand"),
             bytes(counts.alloc_bytes.checked_div(requests).unwrap_or(0)),
             counted(requests, "alloc or realloc", "allocs and reallocs"),
@@ -120,8 +121,8 @@ fn pages(facts: &Facts<'_>) -> Sentence {
     let Some(first) = requests.rows.first() else {
         return Sentence::new(
             "no-page-requests",
-            "Nobody uses the allocator as a page allocator: {page_pairs} of whole pages made and freed among {blocks}.",
-            [counted(0, "request", "requests"), counted(facts.blocks(), "block", "blocks")],
+            "The allocator is not used as a page allocator: {page_pairs} of {blocks} are whole pages that are freed again.",
+            [count(0), counted(facts.blocks(), "block", "blocks")],
         );
     };
     Sentence::new(
@@ -144,8 +145,9 @@ fn chunks(facts: &Facts<'_>) -> Sentence {
     if domains.is_empty() {
         return Sentence::new(
             "no-chunks",
-            "{stacked} recorded stands on another, so what an arena inside the program wastes of its chunks is not seen.",
-            [counted(0, "allocator", "allocators")],
+            "No allocator that was recorded stands on another ({stacked} of {allocators}): how full the chunks of the program's own \
+             arenas are is not seen.",
+            [count(0), count(facts.given.info.domains.len() as u64)],
         );
     }
     Sentence::new("chunks", "Of chunks taken from below, at the peaks: ", [])
@@ -196,8 +198,8 @@ fn fragmentation(facts: &Facts<'_>) -> Vec<Sentence> {
         .chain(found.heaps.is_empty().then(|| {
             Sentence::new(
                 "no-heap",
-                "Fragmentation is not known: {heaps} at a peak.",
-                [words("no heap")],
+                "Fragmentation is not known: {heaps} had blocks alive at a peak.",
+                [counted(0, "heap", "heaps")],
             )
         }))
         .collect()

@@ -1,14 +1,20 @@
 //! One part per phase that matters. Responsible for what lives in it, what it hands on and leaves behind, and which arenas fit it.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 
-use super::map::suitability;
 use super::scopes::{PhaseScope, sum};
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
-use super::{Facts, LISTED, Table};
+use super::{Facts, Table, title};
+use crate::advice::Allocator;
+use crate::leaks::Finding;
 use crate::lifetimes::Class;
-use crate::phases::OUTSIDE;
 
+/// What to do with blocks that outlive a phase whose other blocks go to arenas.
+const PROMOTE: &str = "Promote at its end, or leave with malloc: ";
+/// Names in a list.
+const NAMED: usize = 3;
 /// Rows of its functions.
 const SITES: usize = 5;
 
@@ -32,8 +38,7 @@ pub struct PhaseAudit {
 pub(super) fn phase(facts: &Facts<'_>, phase: &PhaseScope) -> PhaseAudit {
     let mut findings = vec![lives(facts, phase)];
     findings.extend(promotions(facts, phase));
-    findings.extend(left_behind(phase));
-    findings.push(leaks(facts, phase));
+    findings.push(left_behind(phase, &leaks_here(facts, phase)));
     findings.extend(growth(facts, phase));
     PhaseAudit {
         path: phase.path.clone(),
@@ -46,10 +51,17 @@ pub(super) fn phase(facts: &Facts<'_>, phase: &PhaseScope) -> PhaseAudit {
 }
 
 /// What the phases without a part of their own come to.
-pub(super) fn others(facts: &Facts<'_>, shown: usize) -> Option<Sentence> {
+pub(super) fn others(facts: &Facts<'_>) -> Option<Sentence> {
+    if facts.scopes.phases.is_empty() {
+        return Some(Sentence::new(
+            "no-phases",
+            "The trace shows {phases}: {blocks} are born in any.",
+            [counted(0, "phase", "phases"), counted(0, "block", "blocks")],
+        ));
+    }
     let others: Vec<&PhaseScope> = facts.scopes.phases.iter().filter(|phase| !facts.matters(phase)).collect();
     let born = sum(others.iter().map(|phase| &phase.born));
-    (!others.is_empty() && shown > 0).then(|| {
+    (!others.is_empty()).then(|| {
         Sentence::new(
             "other-phases",
             "{phases} less than 3 % of bytes, blocks and peak each; together {blocks} of {bytes} ({share} of the bytes) are born in \
@@ -100,8 +112,7 @@ fn promotions(facts: &Facts<'_>, phase: &PhaseScope) -> Option<Sentence> {
     let total_bytes: u64 = to.iter().map(|cell| cell.bytes).sum();
     let items = to.iter().take(4).map(|cell| {
         let death = cell.death.as_deref().unwrap_or_default();
-        let death = if death == OUTSIDE { "outside of all phases" } else { death };
-        [name(death), count(cell.count), bytes(cell.bytes)]
+        [name(title(death)), count(cell.count), bytes(cell.bytes)]
     });
     Some(
         Sentence::new(
@@ -110,58 +121,44 @@ fn promotions(facts: &Facts<'_>, phase: &PhaseScope) -> Option<Sentence> {
             [counted(total, "block", "blocks"), bytes(total_bytes)],
         )
         .list("{phase} {count} ({bytes})", items)
-        .and_if(to.len() > 4, " and {more} others", [count(to.len() as u64 - to.len().min(4) as u64)])
+        .and_if(to.len() > 4, " and in {more}", [counted(to.len() as u64 - to.len().min(4) as u64, "other", "others")])
         .and(".", []),
     )
 }
 
-fn left_behind(phase: &PhaseScope) -> Option<Sentence> {
-    (!phase.is_outside).then(|| {
-        let each = phase.left_behind.bytes.checked_div(phase.instances).unwrap_or(0);
-        Sentence::new(
-            "left-behind",
-            "Its instances leave {count} of {bytes} alive at their end, phases inside included",
-            [counted(phase.left_behind.count, "block", "blocks"), bytes(phase.left_behind.bytes)],
-        )
-        .and_if(phase.instances > 1, " ({bytes_each} each)", [bytes(each)])
-        .and(".", [])
-    })
-}
-
-fn leaks(facts: &Facts<'_>, phase: &PhaseScope) -> Sentence {
+/// Leaks of functions that allocate mostly in a phase.
+fn leaks_here<'f>(facts: &'f Facts<'_>, phase: &PhaseScope) -> Vec<&'f Finding> {
     let born_here = |function: &str| {
         facts.scopes.functions.iter().any(|known| known.function == function && known.phase == phase.path)
     };
-    let leaks: Vec<_> = facts
-        .given
-        .leaks
-        .findings
-        .iter()
-        .filter(|finding| finding.leak && finding.suppressed_by.is_none() && born_here(&finding.function))
-        .collect();
-    if leaks.is_empty() {
-        return Sentence::new(
-            "no-leaks-here",
-            "Nothing leaks here: {leaks} of functions that allocate mostly in it; {durable} of {durable_bytes} stay to the end.",
-            [
-                counted(0, "finding", "findings"),
-                counted(phase.class(Class::Durable).count, "block", "blocks"),
-                bytes(phase.class(Class::Durable).bytes),
-            ],
-        );
-    }
-    Sentence::new(
-        "leaks-here",
-        "{leaks} of functions that allocate mostly here: ",
-        [counted(leaks.len() as u64, "leak", "leaks")],
-    )
-    .list(
-        "{function} {count} ({bytes}, {class})",
-        leaks.iter().take(4).map(|finding| {
-            [function(&finding.function), count(finding.count), bytes(finding.bytes), words(finding.class.words())]
-        }),
-    )
-    .and(".", [])
+    let findings = facts.given.leaks.findings.iter();
+    findings.filter(|finding| finding.leak && finding.suppressed_by.is_none() && born_here(&finding.function)).collect()
+}
+
+fn left_behind(phase: &PhaseScope, leaks: &[&Finding]) -> Sentence {
+    let durable = phase.class(Class::Durable);
+    let each = phase.left_behind.bytes.checked_div(phase.instances).unwrap_or(0);
+    let sentence = Sentence { kind: "left-behind", pieces: Vec::new() };
+    sentence
+        .and_if(
+            !phase.is_outside,
+            "It leaves {count} of {bytes} alive at its end, phases inside included",
+            [counted(phase.left_behind.count, "block", "blocks"), bytes(phase.left_behind.bytes)],
+        )
+        .and_if(!phase.is_outside && phase.instances > 1, " ({bytes_each} an instance)", [bytes(each)])
+        .and_if(!phase.is_outside, "; of its own, ", [])
+        .and(
+            "{durable} ({durable_bytes}) stay to the end of the process, {leaks} of them leaked",
+            [count(durable.count), bytes(durable.bytes), count(leaks.iter().map(|finding| finding.count).sum())],
+        )
+        .and_if(!leaks.is_empty(), ": ", [])
+        .list(
+            "{function} {count} ({bytes}, {class})",
+            leaks.iter().take(4).map(|finding| {
+                [function(&finding.function), count(finding.count), bytes(finding.bytes), words(finding.class.words())]
+            }),
+        )
+        .and(".", [])
 }
 
 fn growth(facts: &Facts<'_>, phase: &PhaseScope) -> Option<Sentence> {
@@ -180,9 +177,10 @@ fn growth(facts: &Facts<'_>, phase: &PhaseScope) -> Option<Sentence> {
         sentence
             .and_if(
                 !appends.is_empty(),
-                "{append_sites} that allocate mostly here grow tables by allocate-copy-free and copied {copied_bytes}. ",
+                "{append_sites} that allocate mostly here grow tables by allocate-copy-free and copied {copied_bytes}.",
                 [counted(appends.len() as u64, "function", "functions"), bytes(copied)],
             )
+            .and_if(!appends.is_empty() && !reallocs.is_empty(), " ", [])
             .and_if(
                 !reallocs.is_empty(),
                 "{grow_sites} that allocate mostly here grow blocks by {grows}, of which reserving would save {reserve_saves}.",
@@ -220,29 +218,87 @@ fn sites(phase: &PhaseScope) -> Table {
     )
 }
 
+/// What to do, from the suggestions that take its blocks down to single sites.
 fn strategy(facts: &Facts<'_>, phase: &PhaseScope) -> Vec<Sentence> {
-    let mut said = vec![Sentence { kind: "strategy-here", pieces: Vec::new() }];
-    said[0].pieces = suitability(facts, &phase.homes, phase.born, &phase.classes).pieces;
+    let mut said = vec![arenas(facts, phase)];
+    let mut leaving: Vec<_> = phase.sites.iter().filter(|site| site.left.count > 0).collect();
+    leaving.sort_by_key(|site| Reverse((site.left.count, site.left.bytes)));
+    if !leaving.is_empty() && !phase.is_outside {
+        said.push(
+            Sentence::new("promote-here", if phase.homes.is_empty() { "Outliving it: " } else { PROMOTE }, [])
+                .list(
+                    "{function} ({left} of {blocks})",
+                    leaving
+                        .iter()
+                        .take(NAMED)
+                        .map(|site| [function(&site.function), count(site.left.count), count(site.born.count)]),
+                )
+                .and_if(
+                    leaving.len() > NAMED,
+                    " and {more} more",
+                    [count(leaving.len() as u64 - leaving.len().min(NAMED) as u64)],
+                )
+                .and(".", []),
+        );
+    }
     let advised = facts.given.patterns.advice.iter().filter(|advice| {
         advice.site.phases.first() == Some(&phase.name)
-            && !matches!(advice.allocator, crate::advice::Allocator::Arena | crate::advice::Allocator::General)
+            && !matches!(advice.allocator, Allocator::Arena | Allocator::General)
     });
     let advised: Vec<_> = advised.collect();
     if !advised.is_empty() {
         said.push(
             Sentence::new(
                 "advice-here",
-                "{sites} fit something else: ",
-                [counted(advised.len() as u64, "function", "functions")],
+                "{sites} something else: ",
+                [counted(advised.len() as u64, "function fits", "functions fit")],
             )
             .list(
-                "{function} {allocator} ({blocks})",
-                advised.iter().take(LISTED / 2).map(|advice| {
-                    [function(&advice.site.function), words(advice.allocator.words()), count(advice.site.born.count)]
+                "{function} ({allocator}, {blocks})",
+                advised.iter().take(NAMED).map(|advice| {
+                    let blocks = counted(advice.site.born.count, "block", "blocks");
+                    [function(&advice.site.function), words(advice.allocator.words()), blocks]
                 }),
+            )
+            .and_if(
+                advised.len() > NAMED,
+                " and {more} more",
+                [count(advised.len() as u64 - advised.len().min(NAMED) as u64)],
             )
             .and(".", []),
         );
     }
     said
+}
+
+fn arenas(facts: &Facts<'_>, phase: &PhaseScope) -> Sentence {
+    let homes = facts.homes(&phase.homes);
+    if homes.is_empty() {
+        let outliving = phase.born.count.saturating_sub(phase.class(Class::Scratch).count);
+        let sentence = Sentence::new(
+            "no-arena-here",
+            "{arenas} suggested here: {outliving_share} of its blocks outlive it",
+            [counted(0, "arena is", "arenas are"), share(outliving, phase.born.count)],
+        );
+        let kept = phase.kept_bytes();
+        return sentence
+            .and_if(
+                kept > phase.own_peak_bytes,
+                ", and kept to its end the others would hold {kept_bytes} where at most {alive_bytes} is alive at a time",
+                [bytes(kept), bytes(phase.own_peak_bytes)],
+            )
+            .and(".", []);
+    }
+    Sentence::new("arenas-here", "Allocate ", [])
+        .list(
+            "{blocks} in arena {arena} (each call of {scope})",
+            homes
+                .iter()
+                .take(NAMED)
+                .map(|(one, amount)| [counted(amount.count, "block", "blocks"), count(one.rank), function(&one.scope)]),
+        )
+        .and(
+            "; arenas take {placed_share} of its blocks and {placed_bytes_share} of its bytes.",
+            [share(phase.placed().count, phase.born.count), share(phase.placed().bytes, phase.born.bytes)],
+        )
 }

@@ -8,6 +8,8 @@ use trace_format::{ProcessId, Trace};
 
 use crate::arenas::{Placement, Plan};
 use crate::error::AnalysisError;
+use crate::function_names::generic;
+use crate::grouping::namespace;
 use crate::leaks::Functions;
 use crate::lifetimes::{Class, Study};
 use crate::names::Names;
@@ -59,6 +61,11 @@ impl PhaseScope {
         self.classes[class.index()]
     }
 
+    /// Scratch that an arena of the phase would keep to the end of an instance, on average.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.class(Class::Scratch).bytes.checked_div(self.instances).unwrap_or(0)
+    }
+
     /// Blocks of stacks that any suggested arena takes.
     pub(super) fn placed(&self) -> Amount {
         sum(self.homes.values())
@@ -73,6 +80,8 @@ pub(super) struct PhaseSite {
     pub(super) survived: Amount,
     /// Freed by their own thread after the phase instance that they were born in.
     pub(super) left: Amount,
+    /// Crate, namespace, or program in brackets.
+    pub(super) namespace: String,
 }
 
 /// Threads of one name.
@@ -91,12 +100,21 @@ pub(super) struct ThreadScope {
     pub(super) homes: BTreeMap<usize, Amount>,
     /// By function, blocks.
     pub(super) functions: HashMap<u32, Amount>,
-    pub(super) top: Vec<(String, Amount)>,
+    pub(super) top: Vec<Owner>,
+}
+
+/// Who makes how much.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Owner {
+    pub(super) function: String,
+    pub(super) namespace: String,
+    pub(super) born: Amount,
 }
 
 /// A function that allocates.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FunctionFacts {
+    pub(super) namespace: String,
     pub(super) function: String,
     pub(super) born: Amount,
     pub(super) classes: Classes,
@@ -172,7 +190,8 @@ impl Scopes {
             }
             let wrapper = outermost_wrapper(&tree, names, cell.stack)
                 .unwrap_or_else(|| tables.entries.get(cell.entry.index()).map_or("?", |entry| &entry.symbol));
-            let way = reached.entry(wrapper.to_owned()).or_default();
+            // Instances of one generic function are one way.
+            let way = reached.entry(generic(wrapper)).or_default();
             way.alloc_count += cell.alloc_count;
             way.realloc_count += cell.realloc_count;
             way.bytes += cell.alloc_bytes;
@@ -180,15 +199,20 @@ impl Scopes {
         let name = |function: u32| {
             if function == u32::MAX { "[no stack]".to_owned() } else { functions.name(function).to_owned() }
         };
+        let namespace = |function: u32| {
+            if function == u32::MAX { "[no stack]".to_owned() } else { namespace(functions.place(function)) }
+        };
         for ((phase, function), site) in in_phase {
-            scopes.phases[phase].sites.push(PhaseSite { function: name(function), ..site });
+            let site = PhaseSite { function: name(function), namespace: namespace(function), ..site };
+            scopes.phases[phase].sites.push(site);
         }
         for phase in &mut scopes.phases {
             phase.sites.sort_by(|one, other| (other.born.bytes, &one.function).cmp(&(one.born.bytes, &other.function)));
         }
         for thread in &mut scopes.threads {
-            thread.top = thread.functions.drain().map(|(function, born)| (name(function), born)).collect();
-            thread.top.sort_by(|one, other| (other.1.bytes, &one.0).cmp(&(one.1.bytes, &other.0)));
+            let owner = |(function, born)| Owner { function: name(function), namespace: namespace(function), born };
+            thread.top = thread.functions.drain().map(owner).collect();
+            thread.top.sort_by(|one, other| (other.born.bytes, &one.function).cmp(&(one.born.bytes, &other.function)));
         }
         let mut most: HashMap<u32, (u64, usize)> = HashMap::new();
         for ((function, phase), count) in phases_of_function {
@@ -201,6 +225,7 @@ impl Scopes {
             .into_iter()
             .map(|(function, facts)| FunctionFacts {
                 function: name(function),
+                namespace: namespace(function),
                 phase: most.get(&function).map_or_else(String::new, |(_, phase)| scopes.phases[*phase].path.clone()),
                 ..facts
             })

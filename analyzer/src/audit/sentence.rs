@@ -33,6 +33,8 @@ pub enum Value {
     Function(String),
     /// Another name: of a phase, a thread, an allocator, a file.
     Name(String),
+    /// A command line.
+    Command(String),
     /// Words that depend on the trace.
     Words(String),
     /// Nothing to say.
@@ -83,16 +85,27 @@ impl Value {
             Self::Bytes(value) => units::bytes(*value),
             Self::Share(value) => percent(*value),
             Self::Change(value) => format!("{:+.2} %", 100.0 * value).replace('-', "−"),
-            Self::Factor(value) => format!("{value:.2}"),
+            Self::Factor(value) => factor(*value),
             Self::Duration(ns) => units::duration(*ns),
-            Self::Function(text) | Self::Name(text) | Self::Words(text) => text.clone(),
+            Self::Function(text) | Self::Name(text) | Self::Command(text) | Self::Words(text) => text.clone(),
             Self::None => "–".to_owned(),
         }
     }
 
     /// Whether it is a number.
     pub fn is_figure(&self) -> bool {
-        !matches!(self, Self::Function(_) | Self::Name(_) | Self::Words(_) | Self::None)
+        !matches!(self, Self::Function(_) | Self::Name(_) | Self::Command(_) | Self::Words(_) | Self::None)
+    }
+}
+
+/// A multiple, with fewer digits the greater it is.
+fn factor(value: f64) -> String {
+    if value < 1.1 {
+        format!("{value:.3}")
+    } else if value < 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
     }
 }
 
@@ -111,7 +124,9 @@ impl Serialize for Value {
         match self {
             Self::Count(value, _) | Self::Bytes(value) | Self::Duration(value) => serializer.serialize_u64(*value),
             Self::Share(value) | Self::Change(value) | Self::Factor(value) => serializer.serialize_f64(*value),
-            Self::Function(text) | Self::Name(text) | Self::Words(text) => serializer.serialize_str(text),
+            Self::Function(text) | Self::Name(text) | Self::Command(text) | Self::Words(text) => {
+                serializer.serialize_str(text)
+            }
             Self::None => serializer.serialize_none(),
         }
     }

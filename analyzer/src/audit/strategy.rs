@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::sentence::{Sentence, Value, bytes, count, counted, function, share, words};
-use super::{Facts, MOST_STEPS, WORTH_A_STEP};
+use super::{Facts, MATTERS, MOST_STEPS, WORTH_A_STEP};
 use crate::advice::{Advice, Allocator};
 use crate::arenas::{AtEnd, Suggestion};
 use crate::leaks::Confidence;
+use crate::replay::Amount;
 use crate::sites::ratio;
 
+/// What frees and reallocs are parts of, so that they can be compared.
+const CALLS: &str = "the allocator's calls";
 /// Names in a list.
 const NAMED: usize = 3;
 /// Rows of the priorities.
@@ -38,7 +41,7 @@ pub struct Priority {
     /// Of which kind: `arena`, `append`, `reserve`, `leak`, or an allocator of advice.
     pub kind: &'static str,
     /// What to change.
-    pub change: &'static str,
+    pub change: String,
     /// Where.
     pub target: Value,
     /// What it brings, with its unit.
@@ -87,8 +90,12 @@ pub(super) fn strategy(facts: &Facts<'_>) -> Vec<Step> {
         add(
             Sentence::new(
                 "no-arenas",
-                "Open no arena yet: {arenas} pay within the allowed peak in {traces}.",
-                [count(0), counted(arenas.trained_on.len() as u64, "trace", "traces")],
+                "Open no arena yet: in {traces} {arenas} would pay. {verdict}",
+                [
+                    counted(arenas.trained_on.len() as u64, "trace", "traces"),
+                    counted(0, "arena", "arenas"),
+                    words(&arenas.verdict.sentence),
+                ],
             ),
             Vec::new(),
         );
@@ -280,22 +287,35 @@ fn single_sites(facts: &Facts<'_>) -> Vec<(Sentence, Vec<Sentence>)> {
             continue;
         }
         let saves: u64 = advised.iter().map(|advice| advice.saves_free_count).sum();
+        let born = advised.iter().fold(Amount::default(), |mut sum, advice| {
+            sum += advice.site.born;
+            sum
+        });
+        if kind == Allocator::Pages && ratio(born.bytes, facts.peak_bytes()) < MATTERS {
+            continue;
+        }
         let title = Sentence::new(
             "advice",
-            "{what} for {sites}: up to {frees_saved} saved.",
-            [words(what), counted(advised.len() as u64, "function", "functions"), counted(saves, "free", "frees")],
-        );
+            "{what} for {sites} with {blocks} of {bytes}",
+            [
+                words(what),
+                counted(advised.len() as u64, "function", "functions"),
+                counted(born.count, "block", "blocks"),
+                bytes(born.bytes),
+            ],
+        )
+        .and_if(saves > 0, ": up to {frees_saved} saved", [counted(saves, "free", "frees")])
+        .and(".", []);
         let points = advised
             .iter()
             .take(NAMED)
             .map(|advice| {
                 Sentence::new(
                     "advice-site",
-                    "{function}: {blocks} of at most {max_bytes}; {why} ({confidence} confidence).",
+                    "{function} ({bytes}): {why} ({confidence} confidence).",
                     [
                         function(&advice.site.function),
-                        counted(advice.site.born.count, "block", "blocks"),
-                        bytes(advice.evidence.max_bytes),
+                        bytes(advice.site.born.bytes),
                         words(advice.why.trim_end_matches('.')),
                         words(sure(advice.confidence)),
                     ],
@@ -318,15 +338,19 @@ fn sure(confidence: Confidence) -> &'static str {
 /// Everything that has a measured benefit, the greatest part of its whole first.
 pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
     let mut found: Vec<(f64, Priority)> = Vec::new();
-    let mut add = |kind, change, target, benefit: Value, part: u64, whole: u64, of, cost| {
+    let mut add = |kind, change: &str, target, benefit: Value, part: u64, whole: u64, of, cost| {
         let part = ratio(part, whole);
+        let change = change.to_owned();
         if part >= WORTH_A_ROW {
             let share = Value::Share(part);
             found.push((part, Priority { rank: 0, kind, change, target, benefit, share, whole: of, cost }));
         }
     };
     let arenas = facts.given.arenas;
+    // Of several traces, an arena's figures are sums: they are made comparable with the one that is described.
     let trained_frees: u64 = arenas.trained_on.iter().map(|trial| trial.frees).sum();
+    let calls = facts.calls();
+    let all_calls = (ratio(calls, facts.frees()) * trained_frees as f64) as u64;
     for one in &arenas.suggestions {
         let cost = Sentence::new(
             "cost",
@@ -338,16 +362,8 @@ pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
             ],
         );
         let benefit = counted(one.frees_saved, "free less", "frees less");
-        add(
-            "arena",
-            "arena with each call of",
-            function(&one.scope),
-            benefit,
-            one.frees_saved,
-            trained_frees,
-            "the frees",
-            cost,
-        );
+        let change = format!("arena {}, with each call of", one.rank);
+        add("arena", &change, function(&one.scope), benefit, one.frees_saved, all_calls, CALLS, cost);
     }
     let patterns = facts.given.patterns;
     for row in &patterns.appends.rows {
@@ -355,18 +371,8 @@ pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
         let cost =
             Sentence::new("cost", "capacity that doubles; {tables}", [counted(row.chain_count, "table", "tables")]);
         let target = function(&row.site.function);
-        add(
-            "append",
-            "grow by doubling in",
-            target,
-            bytes(saved),
-            saved,
-            facts.bytes(),
-            "the bytes requested, not copied",
-            cost,
-        );
+        add("append", "grow by doubling in", target, bytes(saved), saved, facts.bytes(), "the bytes requested", cost);
     }
-    let reallocs = facts.given.info.totals.figures.counts.realloc_count;
     for row in &patterns.reallocs.rows {
         let cost = Sentence::new(
             "cost",
@@ -375,10 +381,7 @@ pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
         );
         let (saves, target) = (row.reserve_saves_count, function(&row.site.function));
         let benefit = counted(saves, "realloc less", "reallocs less");
-        // A function that hardly reallocs is no target, however large its part of few.
-        if ratio(saves, facts.blocks()) >= WORTH_A_ROW {
-            add("reserve", "reserve in", target, benefit, saves, reallocs, "the reallocs", cost);
-        }
+        add("reserve", "reserve in", target, benefit, saves, calls, CALLS, cost);
     }
     for advice in &patterns.advice {
         let (kind, change) = match advice.allocator {
@@ -392,7 +395,7 @@ pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
             [bytes(advice.evidence.max_bytes), words(sure(advice.confidence))],
         );
         let (saves, target) = (advice.saves_free_count, function(&advice.site.function));
-        add(kind, change, target, counted(saves, "free less", "frees less"), saves, facts.frees(), "the frees", cost);
+        add(kind, change, target, counted(saves, "free less", "frees less"), saves, calls, CALLS, cost);
     }
     for finding in facts.given.leaks.findings.iter().filter(|one| one.leak && one.suppressed_by.is_none()) {
         let cost = Sentence::new(

@@ -2,10 +2,12 @@
 //! in the other parts.
 
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
-use super::{Facts, WORTH_A_STEP};
+use super::{Facts, MATTERS, WORTH_A_STEP, survivors};
+use crate::advice::Allocator;
 use crate::arenas::{Trial, VerdictKind};
 use crate::lifetimes::{Class, has_phases};
 use crate::replay::Amount;
+use crate::sites::ratio;
 
 /// Four to eight sentences.
 pub(super) fn summary(facts: &Facts<'_>) -> Vec<Sentence> {
@@ -14,6 +16,7 @@ pub(super) fn summary(facts: &Facts<'_>) -> Vec<Sentence> {
     said.push(phase_shaped(facts));
     said.extend(peak(facts));
     said.push(teardown(facts));
+    said.extend(single_sites(facts));
     said.push(growth(facts));
     said.push(leaks(facts));
     said.extend(no_help(facts));
@@ -109,13 +112,18 @@ fn peak(facts: &Facts<'_>) -> Option<Sentence> {
     Some(
         Sentence::new(
             "peak-is-made-of",
-            "The peak of {peak_bytes} in {peak_blocks} is reached at {peak_ns}. What is alive at the highest moment of a phase \
-             was born in ",
+            "The peak of {peak_bytes} in {peak_blocks} is reached after {peak_ns}",
             [
                 bytes(figures.peak_live_bytes),
                 counted(figures.peak_live_count, "block", "blocks"),
                 Value::Duration(figures.peak_time_ns.saturating_sub(facts.given.study.outcome.first_ns)),
             ],
+        )
+        .and_if(total == figures.peak_live_bytes, "; it was born in ", [])
+        .and_if(
+            total != figures.peak_live_bytes,
+            ". What is alive at the highest moment of any phase ({highest_bytes}) was born in ",
+            [bytes(total)],
         )
         .list("{phase} ({bytes}, {share})", items)
         .and(".", []),
@@ -146,8 +154,8 @@ fn teardown(facts: &Facts<'_>) -> Sentence {
     let Some(trial) = trial(facts).filter(|trial| trial.placed > 0) else {
         return storm(Sentence::new(
             "no-bulk-teardown",
-            "Bulk teardown by arenas would make none of the {frees} moot within the allowed peak: {verdict}",
-            [counted(frees, "free", "frees"), words(arenas.verdict.sentence.clone())],
+            "Bulk teardown would make {frees_saved} of the {frees} moot. {verdict}",
+            [count(0), counted(frees, "free", "frees"), words(arenas.verdict.sentence.clone())],
         ));
     };
     let first = arenas.suggestions.first();
@@ -172,6 +180,32 @@ fn teardown(facts: &Facts<'_>) -> Sentence {
         None => sentence.and(".", []),
     };
     storm(sentence)
+}
+
+/// Blocks that need no allocator at all.
+fn single_sites(facts: &Facts<'_>) -> Option<Sentence> {
+    let patterns = facts.given.patterns;
+    let temporaries = &patterns.temporaries;
+    let first = temporaries.rows.first()?;
+    let buffers: Vec<_> = patterns
+        .advice
+        .iter()
+        .filter(|advice| matches!(advice.allocator, Allocator::FixedBuffer | Allocator::ScratchBuffer))
+        .collect();
+    let saves: u64 = buffers.iter().map(|advice| advice.saves_free_count).sum();
+    Some(Sentence::new(
+        "temporaries",
+        "{temporaries} ({share} of all) are freed within two events of their birth, most by {function} ({top_count}); buffers on \
+         the stack or kept from call to call in {buffer_sites} would save up to {saves}.",
+        [
+            counted(temporaries.count, "block", "blocks"),
+            share(temporaries.count, facts.blocks()),
+            function(&first.site.function),
+            count(first.count),
+            counted(buffers.len() as u64, "function", "functions"),
+            counted(saves, "free", "frees"),
+        ],
+    ))
 }
 
 fn growth(facts: &Facts<'_>) -> Sentence {
@@ -223,10 +257,22 @@ fn leaks(facts: &Facts<'_>) -> Sentence {
     if found.is_empty() {
         return Sentence::new(
             "no-leaks",
-            "Nothing leaks: the {survivors} of {survivor_bytes} that survive are constants, caches or kept whole, {leaks} among \
-             them.",
-            [counted(leaks.total.count, "block", "blocks"), bytes(leaks.total.bytes), counted(0, "leak", "leaks")],
-        );
+            "{leaks} found: {survivors} of {survivor_bytes} survive",
+            [
+                counted(0, "leak was", "leaks were"),
+                counted(leaks.total.count, "block", "blocks"),
+                bytes(leaks.total.bytes),
+            ],
+        )
+        .and_if(leaks.total.count > 0, ": ", [])
+        .list(
+            "{class} {bytes}",
+            survivors::kept_classes(&leaks.findings)
+                .into_iter()
+                .take(3)
+                .map(|kept| [words(kept.what), bytes(kept.amount.bytes)]),
+        )
+        .and(".", []);
     }
     let items = found
         .iter()
@@ -263,20 +309,22 @@ fn no_help(facts: &Facts<'_>) -> Vec<Sentence> {
             ],
         ));
     }
-    let durable = class(facts, Class::Durable);
-    if durable.bytes > 0 {
-        said.push(Sentence::new(
-            "no-frees-to-save",
-            "Nor would faster freeing of durable data: {durable} of {durable_bytes} are never freed, {share} of the peak's bytes \
-             at the end, and have no frees to save.",
-            [
-                counted(durable.count, "block", "blocks"),
-                bytes(durable.bytes),
-                share(facts.given.info.totals.figures.live_at_end_bytes, facts.peak_bytes()),
-            ],
-        ));
-    }
+    said.extend(phase_arena(facts));
     said
+}
+
+/// The phase whose scratch would weigh most if it were kept to its end.
+fn phase_arena(facts: &Facts<'_>) -> Option<Sentence> {
+    let phase = facts.scopes.phases.iter().filter(|phase| !phase.is_outside).max_by_key(|phase| phase.kept_bytes())?;
+    let (kept, peak) = (phase.kept_bytes(), facts.peak_bytes());
+    (ratio(kept, peak) >= MATTERS && kept > phase.own_peak_bytes).then(|| {
+        Sentence::new(
+            "no-arena-for-a-phase",
+            "Nor would one arena for a whole phase such as {phase}: it would keep {scratch_bytes} of scratch to the end of an \
+             instance, {factor} × the peak, of which at most {alive_bytes} is alive at a time.",
+            [name(&phase.name), bytes(kept), Value::Factor(ratio(kept, peak)), bytes(phase.own_peak_bytes)],
+        )
+    })
 }
 
 /// Two or three sentences.
@@ -292,10 +340,7 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
             "{program} frees {frees} blocks one by one; {share} of these frees serve lifetimes that end with a call, and {arenas} \
              would end them together at {peak_change} of the peak.",
             [
-                name(&facts.given.info.processes.iter().max_by_key(|process| process.figures.counts.alloc_bytes).map_or_else(
-                    String::new,
-                    |process| process.name.clone(),
-                )),
+                name(facts.program()),
                 count(frees),
                 share(trial.frees_saved, trial.frees),
                 counted(worth, "arena", "arenas"),
@@ -304,20 +349,28 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
         )),
         None => said.push(Sentence::new(
             "bottom-line",
-            "No arena pays in this trace: {scratch_share} of the blocks die in their phase, but the {frees} would cost more peak to \
-             leave undone than the {allowed} that are allowed, or too few share a call.",
+            "{program} frees {frees} blocks one by one, and {scratch_share} of all blocks are scratch of their phase; yet {arenas} \
+             would pay in {traces}.",
             [
+                name(facts.program()),
+                count(frees),
                 share(scratch.count, facts.blocks()),
-                counted(frees, "free", "frees"),
-                counted(arenas.plan.arenas.len() as u64, "arena", "arenas"),
+                counted(0, "arena", "arenas"),
+                counted(arenas.trained_on.len() as u64, "trace", "traces"),
             ],
         )),
     }
     if let Some(first) = super::strategy::priorities(facts).first() {
         said.push(Sentence::new(
             "first-thing-to-do",
-            "The most important target is {target}: {benefit} ({share} of {whole}).",
-            [first.target.clone(), first.benefit.clone(), first.share.clone(), words(first.whole)],
+            "By measured benefit the first of the list is: {change} {target}, {benefit} ({share} of {whole}).",
+            [
+                words(first.change.clone()),
+                first.target.clone(),
+                first.benefit.clone(),
+                first.share.clone(),
+                words(first.whole),
+            ],
         ));
     }
     let held = arenas.held_out.len() as u64;
@@ -327,6 +380,21 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
         VerdictKind::ThinEvidence => "too few for a promise: record more and different inputs before acting on it",
         VerdictKind::Nothing => "there was nothing to try",
     };
+    if arenas.plan.arenas.is_empty() {
+        return said;
+    }
+    if held == 0 {
+        said.push(Sentence::new(
+            "not-proven",
+            "None of it is proven yet: the arenas were found in {traces} and tried on {held_out}; record other inputs before acting \
+             on it.",
+            [
+                counted(arenas.trained_on.len() as u64, "trace", "traces"),
+                counted(held, "other input", "other inputs"),
+            ],
+        ));
+        return said;
+    }
     said.push(Sentence::new(
         "how-sure",
         "It was tried on {held_out} that it was not made from; {proof}.",

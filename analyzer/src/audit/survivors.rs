@@ -22,9 +22,9 @@ pub(super) fn leaks(facts: &Facts<'_>) -> Section {
     if found.is_empty() {
         section.findings.push(Sentence::new(
             "no-leaks",
-            "{count} found among {survivors} of {bytes} that are alive at the end ({share} of the peak).",
+            "{leaks} found among {survivors} of {bytes} that are alive at the end ({share} of the peak).",
             [
-                words("No leak was"),
+                counted(0, "leak was", "leaks were"),
                 counted(leaks.total.count, "block", "blocks"),
                 bytes(leaks.total.bytes),
                 share(leaks.total.bytes, facts.peak_bytes()),
@@ -74,25 +74,36 @@ pub(super) fn leaks(facts: &Facts<'_>) -> Section {
     section
 }
 
-/// Survivors that are no leaks, by class.
-fn kept(findings: &[Finding]) -> Option<Sentence> {
-    let mut classes: BTreeMap<&'static str, (Amount, Option<&Finding>)> = BTreeMap::new();
+/// Survivors of one class that are no leaks.
+pub(super) struct Kept<'f> {
+    pub(super) what: &'static str,
+    pub(super) amount: Amount,
+    heaviest: &'f Finding,
+}
+
+/// Survivors that are no leaks by class, the most bytes first.
+pub(super) fn kept_classes(findings: &[Finding]) -> Vec<Kept<'_>> {
+    let mut classes: BTreeMap<&'static str, Kept<'_>> = BTreeMap::new();
     for finding in findings.iter().filter(|finding| !finding.leak || finding.suppressed_by.is_some()) {
         let what = if finding.expected.is_some() { "expected of this program" } else { finding.class.words() };
-        let class = classes.entry(what).or_default();
-        class.0 += Amount { bytes: finding.bytes, count: finding.count };
-        if class.1.is_none_or(|known| finding.bytes > known.bytes) {
-            class.1 = Some(finding);
+        let kept = classes.entry(what).or_insert(Kept { what, amount: Amount::default(), heaviest: finding });
+        kept.amount += Amount { bytes: finding.bytes, count: finding.count };
+        if finding.bytes > kept.heaviest.bytes {
+            kept.heaviest = finding;
         }
     }
-    let mut classes: Vec<_> = classes.into_iter().collect();
-    classes.sort_by_key(|(_, (amount, _))| std::cmp::Reverse(amount.bytes));
-    let (_, (_, heaviest)) = classes.first()?;
-    let heaviest = heaviest.filter(|finding| !finding.function.is_empty());
+    let mut classes: Vec<Kept<'_>> = classes.into_values().collect();
+    classes.sort_by_key(|kept| std::cmp::Reverse(kept.amount.bytes));
+    classes
+}
+
+fn kept(findings: &[Finding]) -> Option<Sentence> {
+    let classes = kept_classes(findings);
+    let heaviest = Some(classes.first()?.heaviest).filter(|finding| !finding.function.is_empty());
     let expected = findings.iter().find_map(|finding| finding.expected.as_deref());
     let items = classes
         .iter()
-        .map(|(class, (amount, _))| [words(*class), counted(amount.count, "block", "blocks"), bytes(amount.bytes)]);
+        .map(|kept| [words(kept.what), counted(kept.amount.count, "block", "blocks"), bytes(kept.amount.bytes)]);
     Some(
         Sentence::new("kept", "What stays and is no leak: ", [])
             .list("{class} {count} of {bytes}", items)
@@ -163,7 +174,7 @@ pub(super) fn facts(facts: &Facts<'_>) -> Section {
                 let of = one.classes[class.index()];
                 vec![
                     function(&one.function),
-                    name(&one.phase),
+                    name(super::title(&one.phase)),
                     count(of.count),
                     bytes(of.bytes),
                     share(of.count, one.born.count),

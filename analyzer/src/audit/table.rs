@@ -16,6 +16,8 @@ pub struct Table {
     pub columns: Vec<(&'static str, &'static str)>,
     /// Rows there are; `rows` may hold fewer.
     pub row_count: u64,
+    /// Rows that `rows` leaves out.
+    pub left_out_count: u64,
     /// The heaviest.
     #[serde(serialize_with = "as_maps")]
     rows: Vec<Row>,
@@ -48,17 +50,13 @@ impl Table {
                 kept.push(Row { columns: keys.clone(), cells });
             }
         }
-        Self { name, caption, columns: columns.to_vec(), row_count, rows: kept }
+        let left_out_count = row_count - kept.len() as u64;
+        Self { name, caption, columns: columns.to_vec(), row_count, left_out_count, rows: kept }
     }
 
     /// The cells, row by row.
     pub fn rows(&self) -> impl Iterator<Item = &[Value]> {
         self.rows.iter().map(|row| row.cells.as_slice())
-    }
-
-    /// Rows that are left out.
-    pub fn left_out(&self) -> u64 {
-        self.row_count - self.rows.len() as u64
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who makes what somebody else frees. Responsible for transfers between phases and between threads.
 
 use super::sentence::{Sentence, bytes, count, counted, function, name, share};
-use super::{Facts, LISTED, Section, Table};
+use super::{Facts, LISTED, Section, Table, title};
 use crate::patterns::SiteTransfer;
 
 /// Rows of the tables of functions.
@@ -14,7 +14,7 @@ pub(super) fn transfers(facts: &Facts<'_>) -> Section {
     if found.to_phases.count == 0 {
         section.findings.push(Sentence::new(
             "no-phase-transfers",
-            "No block is freed by a later phase: {count} of {freed}.",
+            "No block is freed by a later phase ({count} of {freed}).",
             [count(0), counted(freed, "freed block", "freed blocks")],
         ));
     } else {
@@ -33,7 +33,10 @@ pub(super) fn transfers(facts: &Facts<'_>) -> Section {
             ("phase_transfers", "From phase to phase"),
             &[("birth", "born in"), ("death", "freed in"), ("blocks", "blocks"), ("bytes", "bytes")],
             LISTED,
-            found.phases.iter().map(|row| vec![name(&row.birth), name(&row.death), count(row.count), bytes(row.bytes)]),
+            found
+                .phases
+                .iter()
+                .map(|row| vec![name(title(&row.birth)), name(title(&row.death)), count(row.count), bytes(row.bytes)]),
         ));
         section
             .tables
@@ -42,7 +45,7 @@ pub(super) fn transfers(facts: &Facts<'_>) -> Section {
     if found.to_threads.count == 0 {
         section.findings.push(Sentence::new(
             "no-thread-transfers",
-            "No block is freed by another thread than its own: {count} of {freed}, so that arenas may be per thread without locks.",
+            "No block is freed by another thread than its own ({count} of {freed}), so that arenas may be per thread, without locks.",
             [count(0), counted(freed, "freed block", "freed blocks")],
         ));
     } else {

@@ -86,6 +86,11 @@ impl<'n> Functions<'n> {
         &self.names.place(self.places[function as usize]).function
     }
 
+    /// A place of a function.
+    pub(crate) fn place(&self, function: u32) -> &Place {
+        self.names.place(self.places[function as usize])
+    }
+
     /// Functions there are.
     pub fn count(&self) -> u32 {
         self.places.len() as u32

@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::function_names::readable;
-use super::width::clean;
+use super::width::{clean, shorten};
 use crate::audit::{Audit, MapRow, Piece, Priority, Section, Sentence, Step, Table, Value};
+use crate::function_names::readable;
 
 /// Letters of a function's name in a sentence.
 const IN_TEXT: usize = 72;
 /// Letters of a function's name in a table.
 const IN_TABLE: usize = 56;
+/// Letters of a command.
+const COMMAND: usize = 100;
 
 /// Writes an audit as Markdown.
 ///
@@ -23,6 +25,7 @@ pub fn audit(out: &mut impl Write, audit: &Audit) -> io::Result<()> {
     list(out, &audit.summary, "- ")?;
     heading(out, 2, "High-Level Lifetime Map")?;
     map(out, &audit.map)?;
+    paragraphs(out, std::slice::from_ref(&audit.map_legend))?;
     heading(out, 2, "Allocator Model Today")?;
     section(out, &audit.model)?;
     heading(out, 2, "Phases")?;
@@ -99,13 +102,16 @@ fn table(out: &mut impl Write, table: &Table) -> io::Result<()> {
         let cells: Vec<String> = row.iter().map(|cell| value(cell, IN_TABLE)).collect();
         line(out, &cells)?;
     }
-    if table.left_out() > 0 {
-        writeln!(out, "\n… and {} more.", crate::units::count(table.left_out()))?;
+    if table.left_out_count > 0 {
+        writeln!(out, "\n… and {} more.", crate::units::count(table.left_out_count))?;
     }
     Ok(())
 }
 
 fn map(out: &mut impl Write, rows: &[MapRow]) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     writeln!(out)?;
     line(out, &["Scope", "Owner", "What lives there", "Allocator pattern today", "Arena suitability"])?;
     line(out, &["---"; 5])?;
@@ -166,6 +172,7 @@ fn text(sentence: &Sentence, letters: usize) -> String {
 fn value(value: &Value, letters: usize) -> String {
     match value {
         Value::Function(name) => code(&readable(&clean(name), letters)),
+        Value::Command(command) => code(&shorten(&clean(command), COMMAND)),
         Value::Name(name) | Value::Words(name) => escaped(name),
         figure => figure.text(),
     }
@@ -178,12 +185,27 @@ fn code(name: &str) -> String {
 
 /// Text that Markdown takes for nothing else. What a program calls itself must not make headings or links.
 fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in clean(text).chars() {
-        if matches!(letter, '\\' | '`' | '*' | '_' | '<' | '>' | '[' | ']' | '#') {
+    let text = clean(text);
+    // A name without symbol says where it is; its build id is for programs.
+    let parts: Vec<&str> = text.split(" (build id ").collect();
+    let mut letters: Vec<char> = parts[0].chars().collect();
+    for part in &parts[1..] {
+        letters.extend(part.split_once(')').map_or(*part, |(_, rest)| rest).chars());
+    }
+    let mut safe = String::with_capacity(letters.len());
+    for (at, letter) in letters.iter().enumerate() {
+        let is_word =
+            |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|letter| letter.is_alphanumeric());
+        let special = match letter {
+            '\\' | '`' | '*' | '<' | '>' | '[' | ']' | '#' => true,
+            // Within a word it is none of Markdown's.
+            '_' => !(is_word(at.checked_sub(1)) && is_word(Some(at + 1))),
+            _ => false,
+        };
+        if special {
             safe.push('\\');
         }
-        safe.push(letter);
+        safe.push(*letter);
     }
     safe
 }
