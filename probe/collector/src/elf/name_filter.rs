@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, MatchKind};
 
 /// Words of which a name must hold one to be of interest.
 #[derive(Debug)]
@@ -16,7 +16,8 @@ impl NameFilter {
         if words.iter().any(|word| word.is_empty()) {
             return None;
         }
-        AhoCorasick::new(words).ok().map(Self)
+        // Of matches that overlap one is enough; this kind of search skips ahead in vectors.
+        AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(words).ok().map(Self)
     }
 
     /// Where the strings of a table lie that hold a word, in order.

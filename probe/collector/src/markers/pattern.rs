@@ -54,7 +54,7 @@ pub(super) struct Pattern {
 impl Pattern {
     pub(super) fn new(text: &str) -> Self {
         let is_path = text.contains("::") || text.contains(['*', '<']);
-        Self { text: text.to_owned(), is_path, word: longest_word(text) }
+        Self { text: text.to_owned(), is_path, word: most_telling_word(text) }
     }
 
     /// What every linkage name that is meant holds; empty if nothing is sure.
@@ -78,16 +78,26 @@ impl Pattern {
     }
 }
 
-/// The longest word of a pattern that its mangled names are sure to hold.
-fn longest_word(pattern: &str) -> String {
+/// The most telling word of a pattern that its mangled names are sure to hold: a long one, and the last of its path if
+/// possible, since crates and namespaces are in many names.
+fn most_telling_word(pattern: &str) -> String {
     // Next to a `*`, a word may be a part of one, which mangled names hold as well.
-    let words = pattern.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
-    let sure = words.filter(|word| word.len() >= 5 && word.is_ascii() && !ABBREVIATED.contains(word));
-    // A digit in front would be taken for a part of the length that mangled names give.
-    sure.filter(|word| !word.starts_with(|letter: char| letter.is_ascii_digit()))
-        .max_by_key(|word| word.len())
-        .unwrap_or_default()
-        .to_owned()
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let mut best = ("", false);
+    let mut rest = pattern.trim_start_matches(|letter| !is_part(letter));
+    while !rest.is_empty() {
+        let end = rest.find(|letter| !is_part(letter)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        // A digit in front would be taken for a part of the length that mangled names give.
+        let starts_well = !word.starts_with(|letter: char| letter.is_ascii_digit());
+        let is_last = !behind.starts_with("::");
+        let is_sure = word.len() >= 5 && word.is_ascii() && starts_well && !ABBREVIATED.contains(&word);
+        if is_sure && (is_last, word.len()) >= (best.1, best.0.len()) {
+            best = (word, is_last);
+        }
+        rest = behind.trim_start_matches(|letter| !is_part(letter));
+    }
+    best.0.to_owned()
 }
 
 /// A demangled path: no parameters, no hash, no suffix of a copy.
@@ -129,6 +139,15 @@ mod tests {
 
     fn is_for(pattern: &str, symbol: &str) -> bool {
         Pattern::new(pattern).is_for(symbol, true)
+    }
+
+    #[test]
+    fn names_are_searched_by_what_few_of_them_hold() {
+        let guard = "core::ptr::drop_in_place::<rustc_data_structures::profiling::VerboseTimingGuard>*";
+        assert_eq!(most_telling_word(guard), "VerboseTimingGuard");
+        assert_eq!(most_telling_word("clang::emitBackendOutput*"), "emitBackendOutput");
+        assert_eq!(most_telling_word("std::vector<*>::push"), "vector", "the last word is too short");
+        assert_eq!(most_telling_word("*::operator()"), "");
     }
 
     #[test]
