@@ -19,8 +19,12 @@ use super::choose::{Choice, Fit, outliving};
 
 /// Part of what longer keys would serve that a short one may leave out.
 const SIMPLER: f64 = 0.01;
-/// Part of a call's objects outliving a scope from which on no caller makes it safe: what sets them apart is not on the stack.
+/// Part of a call's objects outliving a scope from which on their fates are mixed.
 const SPOILED: f64 = 0.01;
+/// Part of a call's objects whose callers' fates are still mixed from which on no caller makes it safe: what sets them apart is not on
+/// the stack, or far up. A function that all allocate with tells nothing by itself, but its callers do; those of a function that
+/// recurs do not.
+const UNEXPLAINED: f64 = 0.5;
 /// Fewest traces that a key must be seen in, if there are as many.
 const SEEN_IN: u32 = 2;
 /// Fewest objects of a key.
@@ -95,7 +99,7 @@ fn descend(rows: &[Row<'_>], prefix: &mut Vec<NameId>, least: u32, spoiled: &[bo
     let mut spoiled = spoiled.to_vec();
     // A function's calls may have different fates; its own impurity says nothing of one of them.
     if !prefix.is_empty() && prefix.len().is_multiple_of(2) {
-        spoil(rows, &mut spoiled);
+        spoil(rows, prefix.len(), &mut spoiled);
     }
     let most: f64 = rows.iter().map(|row| row.best(&spoiled)).sum();
     if most <= 0.0 {
@@ -145,16 +149,30 @@ fn best_label(rows: &[Row<'_>], spoiled: &[bool]) -> (usize, f64) {
         .unwrap_or((0, 0.0))
 }
 
-/// Gives up scopes that too much of this outlives.
-fn spoil(rows: &[Row<'_>], spoiled: &mut [bool]) {
+/// Gives up scopes that too much of this outlives, if the next call up the stack does not tell what. `depth` is how much the rows share.
+fn spoil(rows: &[Row<'_>], depth: usize, spoiled: &mut [bool]) {
     for (scope, spoiled) in spoiled.iter_mut().enumerate().filter(|(_, spoiled)| !**spoiled) {
-        let (mut on_path, mut outliving) = (0, 0);
-        for row in rows {
-            if row.fits[scope] != Some(Fit::Absent) {
-                on_path += row.count;
-                outliving += row.outliving[scope];
-            }
+        let (on_path, outliving) = fates(rows, scope);
+        if outliving as f64 <= SPOILED * on_path as f64 {
+            continue;
         }
-        *spoiled = outliving as f64 > SPOILED * on_path as f64;
+        let by_caller = rows.chunk_by(|one, other| caller(one, depth) == caller(other, depth));
+        let unexplained: u64 = by_caller
+            .map(|rows| fates(rows, scope))
+            .filter(|(on_path, outliving)| *outliving as f64 > SPOILED * *on_path as f64 && outliving < on_path)
+            .map(|(on_path, _)| on_path)
+            .sum();
+        *spoiled = unexplained as f64 > UNEXPLAINED * on_path as f64;
     }
+}
+
+/// The function and the call in it that come after so much of a path.
+fn caller<'a>(row: &Row<'a>, depth: usize) -> Option<&'a [NameId]> {
+    row.path.get(depth..depth + 2)
+}
+
+/// Objects that have a scope on their path, and how many of them outlive it.
+fn fates(rows: &[Row<'_>], scope: usize) -> (u64, u64) {
+    let on_path = rows.iter().filter(|row| row.fits[scope] != Some(Fit::Absent));
+    on_path.fold((0, 0), |(count, outliving), row| (count + row.count, outliving + row.outliving[scope]))
 }
