@@ -317,7 +317,7 @@ mod tests {
     /// The audit of the smallest sample, with something changed in what is known of its recording.
     fn audit_with(change: impl FnOnce(&mut Info)) -> Audit {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/tcc-small.htape");
-        let trace = Trace::open(path.as_ref()).unwrap();
+        let trace = Trace::open(std::path::Path::new(path)).unwrap();
         let (names, wrappers, wanted) = (Names::of(&trace.tables), Wrappers::default(), Wanted::default());
         let study = study(&trace, &names, &[], Wish::Best, 0, |_| ()).unwrap();
         let mut info = crate::info::info(&trace, &study.outcome, crate::stacks::stacks(&trace).unwrap());

@@ -2,7 +2,7 @@
 //! in the other parts.
 
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
-use super::{Facts, MATTERS, WORTH_A_STEP, survivors};
+use super::{Facts, MATTERS, survivors};
 use crate::advice::Allocator;
 use crate::arenas::{Trial, VerdictKind};
 use crate::lifetimes::{Class, has_phases};
@@ -333,7 +333,6 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
     let scratch = class(facts, Class::Scratch);
     let frees = facts.frees();
     let arenas = facts.given.arenas;
-    let worth = arenas.suggestions.iter().filter(|one| one.object_share >= WORTH_A_STEP).count() as u64;
     match trial(facts).filter(|trial| trial.placed > 0) {
         Some(trial) => said.push(Sentence::new(
             "bottom-line",
@@ -343,7 +342,7 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
                 name(facts.program()),
                 count(frees),
                 share(trial.frees_saved, trial.frees),
-                counted(worth, "arena", "arenas"),
+                counted(trial.arena_count, "arena", "arenas"),
                 Value::Change(trial.peak_change),
             ],
         )),
