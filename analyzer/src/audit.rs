@@ -377,6 +377,6 @@ mod tests {
         };
         let process = audit.map.iter().find(|row| row.level == "process").map(|row| blocks(&row.contents));
         let phases: u64 = audit.phases.iter().map(|phase| blocks(&phase.findings[0])).sum();
-        assert_eq!(process, Some(phases + audit.other_phases.as_ref().map_or(0, |others| blocks(others))));
+        assert_eq!(process, Some(phases + audit.other_phases.as_ref().map_or(0, blocks)));
     }
 }

@@ -233,9 +233,12 @@ impl Verdict {
     }
 }
 
+/// Functions and calls, the allocating function first.
+type CallPath = Vec<(usize, Option<u64>)>;
+
 /// Objects with a scope that share their path of functions and calls with objects without.
 fn mixed(log: &Log, truth: &Truth) -> usize {
-    let mut paths: BTreeMap<Vec<(usize, Option<u64>)>, (usize, usize)> = BTreeMap::new();
+    let mut paths: BTreeMap<CallPath, (usize, usize)> = BTreeMap::new();
     for (object, scope) in log.objects.iter().zip(&truth.scopes) {
         let activation = |at: usize| (log.activations[at].function, log.activations[at].returns_to);
         let path = log.stack(object.born_in).map(activation).collect();
