@@ -58,8 +58,8 @@ const LISTED_BROKEN: usize = 20;
 const LISTED_CALLERS: usize = 6;
 /// Part of what is free below the peak at other moments that arenas may hold then: on another input the peak may be there.
 const CAUTION: f64 = 0.25;
-/// Fewest objects of an instance, on average, that are worth an arena.
-const FEWEST_OBJECTS: u64 = 3;
+/// Twice the fewest objects of an instance, on average, that are worth an arena: one and a half.
+const TWICE_FEWEST_OBJECTS: u64 = 3;
 /// Activations in each trace from which on an arena keeps its first chunk for the next.
 const MANY_ACTIVATIONS: u64 = 64;
 
@@ -516,7 +516,8 @@ fn useful(fitted: &Fitted) -> Vec<Key> {
         fitted.simulated.iter().map(|(_, tried)| of(&tried.simulated.arenas[arena])).sum()
     };
     let is_useful = |arena: usize| {
-        sum(arena, |figures| figures.object_count) >= FEWEST_OBJECTS * sum(arena, |figures| figures.instance_count)
+        sum(arena, |figures| figures.object_count) * 2
+            >= TWICE_FEWEST_OBJECTS * sum(arena, |figures| figures.instance_count)
             && sum(arena, |figures| figures.free_count) > sum(arena, |figures| figures.chunk_count)
     };
     fitted.keys.iter().filter(|key| is_useful(key.scope)).cloned().collect()

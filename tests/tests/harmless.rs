@@ -294,8 +294,13 @@ fn a_job_is_stopped_and_continued_from_the_shell() {
     terminal.wait_for("prompt> ");
     let target = tests::process::running(&built("commanded"));
     let [target] = target[..] else { panic!("targets: {target:?}") };
-    let state = tests::process::state(target);
-    assert!(matches!(state, Some('T' | 't')), "the target of a stopped job is in state {state:?}");
+    // The shell speaks when the recorder has stopped; the target may take a moment longer.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let stopped = || matches!(tests::process::state(target), Some('T' | 't'));
+    while !stopped() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(stopped(), "the target of a stopped job is in state {:?}", tests::process::state(target));
     terminal.say("fg\n");
     terminal.say("w\n");
     terminal.wait_for("done");

@@ -200,7 +200,7 @@ pub struct Placement<'t> {
 }
 
 impl<'t> Placement<'t> {
-    /// Finds a plan's functions in a trace. Where two keys begin alike, the longer one holds.
+    /// Finds a plan's functions in a trace. Where two keys begin alike, the longer one holds, and the one that tells calls.
     pub fn of(plan: &Plan, tables: &'t Tables, names: &Names, wrappers: &Wrappers) -> Self {
         let mut numbers: HashMap<String, u32> = HashMap::new();
         let mut intern = |name: &str| {
@@ -249,12 +249,18 @@ impl<'t> Placement<'t> {
     fn find(&mut self, stack: StackId) -> Option<Home> {
         let mut path = std::mem::take(&mut self.path);
         self.paths.path(stack, &mut path);
-        let mut node = 0;
+        // A key may leave calls out: the nodes reached with and without them.
+        let mut nodes = vec![0];
         let mut arena = None;
-        for name in &path {
-            let Some(next) = self.next.get(&(node, *name)) else { break };
-            node = *next;
-            arena = self.arena_of.get(&node).copied().or(arena);
+        for frame in path.chunks_exact(2) {
+            nodes = self.step(&nodes, frame[0]);
+            arena = self.arena_at(&nodes).or(arena);
+            let told = self.step(&nodes, frame[1]);
+            arena = self.arena_at(&told).or(arena);
+            nodes.extend(told);
+            if nodes.is_empty() {
+                break;
+            }
         }
         let home = arena.and_then(|arena| {
             let (scope, nesting) = self.scopes[arena];
@@ -262,6 +268,14 @@ impl<'t> Placement<'t> {
         });
         self.path = path;
         home
+    }
+
+    fn step(&self, nodes: &[u32], name: u32) -> Vec<u32> {
+        nodes.iter().filter_map(|node| self.next.get(&(*node, name)).copied()).collect()
+    }
+
+    fn arena_at(&self, nodes: &[u32]) -> Option<usize> {
+        nodes.iter().rev().find_map(|node| self.arena_of.get(node).copied())
     }
 }
 
