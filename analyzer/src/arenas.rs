@@ -50,8 +50,8 @@ use crate::wrappers::Wrappers;
 pub const SAFE_SHARE: f64 = 0.001;
 /// Fewest other inputs that a promise needs.
 const ENOUGH_INPUTS: usize = 3;
-/// Times that a plan is made again when its simulated peak is too high.
-const ATTEMPTS: usize = 4;
+/// Times that a plan is made again when its simulated peak is too high, or some of its arenas are useless.
+const ATTEMPTS: usize = 5;
 /// Sites that break a plan, listed.
 const LISTED_BROKEN: usize = 20;
 /// Callers of such a site, listed.
@@ -344,13 +344,13 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
     fn fit(&mut self, traces: &[usize]) -> Result<Fitted, ReadError> {
         let facts = self.together(traces);
         let is_scope = |name| !choose::is_root(self.book.name(name));
-        let market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
+        let mut market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
         let allowed: Vec<f64> =
             traces.iter().map(|at| self.studied[*at].peak_bytes as f64 * (1.0 + self.options.max_peak)).collect();
         // What the arenas hold beside dead blocks, the ends of chunks, is known from the simulation only.
         let mut taken: Vec<f64> = vec![0.0; traces.len()];
         let mut best: Option<Fitted> = None;
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             let mut budget = Budget::default();
             for ((at, allowed), taken) in traces.iter().zip(&allowed).zip(&taken) {
                 let peak = self.studied[*at].peak_bytes as f64;
@@ -363,8 +363,15 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             let choice = market.choose(&budget, self.options.limit);
             let keys = keys::keys(self.atoms, traces, &facts, &choice);
             let mut fitted = self.try_out(traces, &choice.scopes, keys)?;
-            let kept = useful(&fitted);
-            if kept.len() < fitted.keys.len() {
+            let useless = useless(&fitted);
+            if !useless.is_empty() {
+                if attempt < ATTEMPTS {
+                    // Others may take what they held.
+                    market.give_up(&useless);
+                    continue;
+                }
+                let is_kept = |key: &Key| !useless.contains(&fitted.scopes[key.scope]);
+                let kept = fitted.keys.iter().filter(|key| is_kept(key)).cloned().collect();
                 fitted = self.try_out(traces, &fitted.scopes, kept)?;
             }
             let over: Vec<f64> = fitted
@@ -510,8 +517,8 @@ fn broken_sites(
     sites
 }
 
-/// The keys of arenas that hold enough objects at a time, and save more frees than their chunks cost.
-fn useful(fitted: &Fitted) -> Vec<Key> {
+/// The scopes of arenas that hold too few objects at a time, or save no more frees than their chunks cost.
+fn useless(fitted: &Fitted) -> Vec<choose::Scope> {
     let sum = |arena: usize, of: fn(&ArenaFigures) -> u64| -> u64 {
         fitted.simulated.iter().map(|(_, tried)| of(&tried.simulated.arenas[arena])).sum()
     };
@@ -520,7 +527,7 @@ fn useful(fitted: &Fitted) -> Vec<Key> {
             >= TWICE_FEWEST_OBJECTS * sum(arena, |figures| figures.instance_count)
             && sum(arena, |figures| figures.free_count) > sum(arena, |figures| figures.chunk_count)
     };
-    fitted.keys.iter().filter(|key| is_useful(key.scope)).cloned().collect()
+    (0..fitted.scopes.len()).filter(|arena| !is_useful(*arena)).map(|arena| fitted.scopes[arena]).collect()
 }
 
 /// How much more `after` is than `before`, as a part.

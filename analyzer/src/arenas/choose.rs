@@ -222,6 +222,11 @@ impl Market {
         Self { candidates, atom_count: atoms.paths.len(), object_count, bytes }
     }
 
+    /// These scopes are considered no more.
+    pub(super) fn give_up(&mut self, scopes: &[Scope]) {
+        self.candidates.retain(|candidate| !scopes.contains(&candidate.scope));
+    }
+
     /// Chooses at most `limit` scopes within the budget.
     pub(super) fn choose(&self, budget: &Budget, limit: usize) -> Choice {
         let mut choice = Choice {
