@@ -1,8 +1,9 @@
+//! Tables outside of any heap. Responsible for memory of a fixed length, all zero and already there; not for what is in it.
+
 #![expect(
     unsafe_code,
     reason = "tables lie in mapped memory, so that they are not blocks of the heap that is measured"
 )]
-//! Tables outside of any heap. Responsible for memory of a fixed length, all zero and already there; not for what is in it.
 
 use std::io;
 use std::marker::PhantomData;
