@@ -39,6 +39,23 @@ pub enum Action {
     Marker = 4,
 }
 
+/// Where in a function a probe stands; the cookie holds it above [`COOKIE_PLACE_SHIFT`], the row of the descriptor below.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At its entry.
+    Entry = 0,
+    /// At its return: a return probe.
+    Return = 1,
+    /// At its return: a probe on a `ret` instruction.
+    Ret = 2,
+    /// At a marked place, anywhere.
+    Marker = 3,
+}
+
+/// The lowest bit of a cookie that belongs to the [`Place`].
+pub const COOKIE_PLACE_SHIFT: u32 = 32;
+
 /// What a record in the ring tells; the discriminants are the ABI.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +86,7 @@ pub type ArgumentAt = u8;
 pub const REGISTERS: [&str; 15] =
     ["rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax", "rbx", "rbp", "r10", "r11", "r12", "r13", "r14", "r15"];
 
-/// One row of the descriptor table: the meaning of a probe, named by the probe's cookie.
+/// One row of the descriptor table: the meaning of a probe, named by the lower half of the probe's cookie.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Descriptor {

@@ -14,19 +14,14 @@
 //! in its slot and the new call is not above it on the same stack. Slots on different stacks (fibers, signal stacks)
 //! are not compared. A call that jumps to another (`realloc(NULL, n)` to `malloc`) shares its slot with it.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{
-    bindings::pt_regs,
-    helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
-};
+use aya_ebpf::{bindings::pt_regs, helpers::bpf_probe_read_user};
 use probe_abi::{
-    Action, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
+    Action, Control, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
     ThreadState,
 };
 
 use crate::{
-    maps::{CONTROL, CPUS, DESCRIPTORS},
+    maps::{CPUS, DESCRIPTORS},
     record::{Start, count_loss, current, emit},
     threads,
 };
@@ -40,12 +35,7 @@ const LAST: u32 = PENDING_DEPTH as u32 - 1;
 
 /// Entry of an allocator function.
 #[inline(always)]
-pub(crate) fn enter<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
-    let Some(control) = CONTROL.get(0) else { return };
-    if control.armed == 0 {
-        return;
-    }
-    let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
+pub(crate) fn enter<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt_regs) {
     let Some(descriptor) = DESCRIPTORS.get(cookie) else { return };
     // A row goes blank when its process executes another program: its probes stay for a moment longer.
     if descriptor.action == 0 {
@@ -144,15 +134,11 @@ pub(crate) fn enter<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
     emit::<WALKS>(control, thread, if control.free_stacks != 0 { Some(start) } else { None }, &record);
 }
 
-/// Return of an allocator function whose return address stands (or stood) in `slot`. `shared`: the probed instruction
-/// also serves other functions, whose returns are nobody's.
+/// Return of an allocator function. A return probe sees the stack after `ret`: the return address stood just below. A probe on
+/// a `ret` also serves other functions, whose returns are nobody's.
 #[inline(always)]
-pub(crate) fn leave<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs, slot: u64, shared: bool) {
-    let Some(control) = CONTROL.get(0) else { return };
-    if control.armed == 0 {
-        return;
-    }
-    let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
+pub(crate) fn leave<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt_regs, at_ret: bool) {
+    let slot = if at_ret { regs.rsp } else { regs.rsp.wrapping_sub(8) };
     if DESCRIPTORS.get(cookie).is_none_or(|descriptor| descriptor.action == 0) {
         return;
     }
@@ -165,7 +151,7 @@ pub(crate) fn leave<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs, slot: u
     if found > LAST || thread.pending[(found & LAST) as usize].slot != slot {
         found = find_pending(tid, slot);
         if found > LAST {
-            thread.unmatched_count += !shared as u64;
+            thread.unmatched_count += !at_ret as u64;
             return;
         }
         thread.abandoned_count += depth.wrapping_sub(found + 1) as u64;

@@ -2,11 +2,11 @@
 //! order and without loss; not for what a record means to a reader.
 //!
 //! ```text
-//!   entry of malloc …     enter   ── pending call ──┐           (per-thread stack)
-//!   return of malloc …    leave   ◀─────────────────┘ ── Alloc ──▶ ring
-//!   entry of free         enter   ── Free ──▶ ring
-//!   a marked place         marker  ── MarkerText, Marker ──▶ ring
-//!   entry/return realloc  enter   ── ReallocBegin ──▶ ring, leave ── ReallocEnd ──▶ ring
+//!   entry of malloc …     call    ── pending call ──┐           (per-thread stack)
+//!   return of malloc …    call    ◀─────────────────┘ ── Alloc ──▶ ring
+//!   entry of free         call    ── Free ──▶ ring
+//!   a marked place         call    ── MarkerText, Marker ──▶ ring
+//!   entry/return realloc  call    ── ReallocBegin ──▶ ring, ReallocEnd ──▶ ring
 //! ```
 //!
 //! **Order.** A record takes its place in the ring when it is reserved, and reservations are serialised by the ring's
@@ -27,69 +27,86 @@ mod threads;
 mod walk;
 mod window;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::pt_regs,
+    helpers::generated::bpf_get_attach_cookie,
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
+use probe_abi::{COOKIE_PLACE_SHIFT, Control, Place};
 
-/// An allocator function is entered.
-#[uprobe]
-pub fn enter(ctx: ProbeContext) -> u32 {
-    calls::enter::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
+use maps::CONTROL;
+
+/// An allocator function is entered or returns, or a marked place is passed: what the cookie says. One program for all of it, since
+/// the kernel verifies each program by itself, and the walk takes nearly all of that time. It may sleep: the text that
+/// a marker names may not be in memory yet.
+#[uprobe(sleepable)]
+pub fn call(ctx: ProbeContext) -> u32 {
+    hit::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 
-/// An allocator function returns (return probe).
+/// `call` of a recording without stacks.
+#[uprobe(sleepable)]
+pub fn call_bare(ctx: ProbeContext) -> u32 {
+    hit::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
+    0
+}
+
+/// The returns of `call`, where a return probe needs a program of its own (perf links).
 #[uretprobe]
-pub fn leave(ctx: RetProbeContext) -> u32 {
-    // The return probe sees the stack after `ret`: the slot is just below.
-    let regs = unsafe { &*ctx.regs };
-    calls::leave::<true>(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
+pub fn call_return(ctx: RetProbeContext) -> u32 {
+    returned::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 
-/// An allocator function is about to execute `ret` (entry probe on the instruction).
-#[uprobe]
-pub fn leave_at_ret(ctx: ProbeContext) -> u32 {
-    let regs = unsafe { &*ctx.regs };
-    calls::leave::<true>(ctx.as_ptr(), regs, regs.rsp, true);
-    0
-}
-
-/// `enter` of a recording without stacks.
-#[uprobe]
-pub fn enter_bare(ctx: ProbeContext) -> u32 {
-    calls::enter::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
-    0
-}
-
-/// `leave` of a recording without stacks.
+/// `call_return` of a recording without stacks.
 #[uretprobe]
-pub fn leave_bare(ctx: RetProbeContext) -> u32 {
-    let regs = unsafe { &*ctx.regs };
-    calls::leave::<false>(ctx.as_ptr(), regs, regs.rsp.wrapping_sub(8), false);
+pub fn call_return_bare(ctx: RetProbeContext) -> u32 {
+    returned::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
+}
+
+#[inline(always)]
+fn hit<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
+    let Some(control) = armed() else { return };
+    let (place, row) = cookie(ctx);
+    if place == Place::Entry as u32 {
+        calls::enter::<WALKS>(control, row, regs);
+    } else if place == Place::Marker as u32 {
+        marker::hit::<WALKS>(control, row, regs);
+    } else {
+        calls::leave::<WALKS>(control, row, regs, place == Place::Ret as u32);
+    }
+}
+
+#[inline(always)]
+fn returned<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
+    let Some(control) = armed() else { return };
+    let (_, row) = cookie(ctx);
+    calls::leave::<WALKS>(control, row, regs, false);
+}
+
+/// The settings, while there is a recording.
+#[inline(always)]
+fn armed<'a>() -> Option<&'a Control> {
+    CONTROL.get(0).filter(|control| control.armed != 0)
+}
+
+/// Where the probe that was hit stands, a [`Place`], and its row of the descriptor table.
+#[inline(always)]
+fn cookie(ctx: *mut c_void) -> (u32, u32) {
+    let cookie = unsafe { bpf_get_attach_cookie(ctx) };
+    ((cookie >> COOKIE_PLACE_SHIFT) as u32, cookie as u32)
 }
 
 /// The dynamic linker reports a change of its link map: stop the thread so that the collector can look.
 #[uprobe]
 pub fn link_map(_ctx: ProbeContext) -> u32 {
     record::stop_thread(probe_abi::STOP_LINK_MAP);
-    0
-}
-
-/// A marked place is passed. It may sleep: the text that it names may not be in memory yet.
-#[uprobe(sleepable)]
-pub fn marker(ctx: ProbeContext) -> u32 {
-    marker::hit::<true>(ctx.as_ptr(), unsafe { &*ctx.regs });
-    0
-}
-
-/// `marker` of a recording without stacks.
-#[uprobe(sleepable)]
-pub fn marker_bare(ctx: ProbeContext) -> u32 {
-    marker::hit::<false>(ctx.as_ptr(), unsafe { &*ctx.regs });
     0
 }
 

@@ -8,19 +8,19 @@ use aya_ebpf::{
     helpers::{
         bpf_probe_read_user,
         generated::{
-            bpf_copy_from_user, bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_user as read_user,
+            bpf_copy_from_user, bpf_ktime_get_ns, bpf_probe_read_user as read_user,
             bpf_probe_read_user_str as read_user_text,
         },
     },
 };
 use probe_abi::{
-    Action, FLAG_MARKER_END, FLAG_MARKER_INSIDE, FLAG_MARKER_TEXT, FLAG_MARKER_VALUE, MAX_DEREFERENCES, MAX_TEXT_BYTES,
+    Action, Control, FLAG_MARKER_END, FLAG_MARKER_INSIDE, FLAG_MARKER_TEXT, FLAG_MARKER_VALUE, MAX_DEREFERENCES, MAX_TEXT_BYTES,
     Record, RecordKind, TEXT_SENT, TextRecord, UNREADABLE,
 };
 
 use crate::{
     calls::{EMPTY_RECORD, argument},
-    maps::{CONTROL, DESCRIPTORS, RING},
+    maps::{DESCRIPTORS, RING},
     record::{Start, count_loss, current, emit_marker},
     walk::original_return,
 };
@@ -32,12 +32,7 @@ const TEXT_ROOM: u32 = MAX_TEXT_BYTES as u32 + 2;
 
 /// A marked place.
 #[inline(always)]
-pub(crate) fn hit<const WALKS: bool>(ctx: *mut c_void, regs: &pt_regs) {
-    let Some(control) = CONTROL.get(0) else { return };
-    if control.armed == 0 {
-        return;
-    }
-    let cookie = unsafe { bpf_get_attach_cookie(ctx) } as u32;
+pub(crate) fn hit<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt_regs) {
     let Some(descriptor) = DESCRIPTORS.get(cookie) else { return };
     if descriptor.action != Action::Marker as u8 {
         return;

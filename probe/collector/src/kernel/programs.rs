@@ -19,8 +19,8 @@ use aya::{
     },
 };
 use probe_abi::{
-    Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, THREAD_SLOTS, ThreadState,
-    WalkState,
+    COOKIE_PLACE_SHIFT, Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, Place,
+    THREAD_SLOTS, ThreadState, WalkState,
     unwind::{MAX_WIDE_RULES, Mapping, WideRule},
 };
 
@@ -100,19 +100,45 @@ pub enum Hook {
 impl Hook {
     const ALL: [Self; 5] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap, Self::Marker];
 
-    fn program(self, tuning: Tuning) -> &'static str {
-        match (self, tuning.floor, tuning.max_frames > 0) {
-            (Self::LinkMap, ..) => "link_map",
-            (Self::Leave, true, _) => "empty_return",
-            (_, true, _) => "empty",
-            (Self::Enter, false, true) => "enter",
-            (Self::Enter, false, false) => "enter_bare",
-            (Self::Leave, false, true) => "leave",
-            (Self::Leave, false, false) => "leave_bare",
-            (Self::LeaveAtRet, false, _) => "leave_at_ret",
-            (Self::Marker, false, true) => "marker",
-            (Self::Marker, false, false) => "marker_bare",
+    /// The program to run. One program can be a return probe and another probe at a time, but for links of the kind `Perf`.
+    fn program(self, tuning: Tuning, kind: LinkKind) -> &'static str {
+        let walks = tuning.max_frames > 0;
+        let returns = self == Self::Leave && kind == LinkKind::Perf;
+        match self {
+            Self::LinkMap => "link_map",
+            _ if tuning.floor => {
+                if returns {
+                    "empty_return"
+                } else {
+                    "empty"
+                }
+            }
+            _ if returns => {
+                if walks {
+                    "call_return"
+                } else {
+                    "call_return_bare"
+                }
+            }
+            _ => {
+                if walks {
+                    "call"
+                } else {
+                    "call_bare"
+                }
+            }
         }
+    }
+
+    /// What a probe's program gets to know it by.
+    fn cookie(self, row: u32) -> u64 {
+        let place = match self {
+            Self::Leave => Place::Return,
+            Self::LeaveAtRet => Place::Ret,
+            Self::Marker => Place::Marker,
+            Self::Enter | Self::LinkMap => Place::Entry,
+        };
+        (place as u64) << COOKIE_PLACE_SHIFT | u64::from(row)
     }
 }
 
@@ -364,10 +390,10 @@ impl Kernel {
         for hook in Hook::ALL {
             let of_hook = probes.iter().filter(|probe| probe.hook == hook);
             let points: Vec<Point> =
-                of_hook.map(|probe| Point { offset: probe.offset, cookie: u64::from(probe.cookie) }).collect();
+                of_hook.map(|probe| Point { offset: probe.offset, cookie: hook.cookie(probe.cookie) }).collect();
             if !points.is_empty() {
                 let link = multi
-                    .link(hook.program(tuning), hook == Hook::Leave, file, pid, &points)
+                    .link(hook.program(tuning, LinkKind::Multi), hook == Hook::Leave, file, pid, &points)
                     .map_err(|error| error.to_string())?;
                 links.push(Link::Multi(link));
             }
@@ -378,7 +404,7 @@ impl Kernel {
     fn attach_one(&mut self, file: &Path, pid: u32, probe: Wanted) -> Result<Link, String> {
         let program: &mut UProbe = self
             .ebpf
-            .program_mut(probe.hook.program(self.tuning))
+            .program_mut(probe.hook.program(self.tuning, LinkKind::Perf))
             .expect("the embedded object has this program")
             .try_into()
             .expect("it is a uprobe");
@@ -387,7 +413,7 @@ impl Kernel {
         }
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
-            cookie: Some(u64::from(probe.cookie)),
+            cookie: Some(probe.hook.cookie(probe.cookie)),
         };
         let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).expect("no process has pid 0"));
         let link = program.attach(point, file, scope).and_then(|id| program.take_link(id));
@@ -451,16 +477,15 @@ impl Kernel {
 fn load_multi(maps: &std::collections::HashMap<String, RawFd>, tuning: Tuning) -> std::io::Result<MultiPrograms> {
     let mut multi = MultiPrograms::prepare(OBJECT, maps)?;
     for hook in [Hook::Enter, Hook::Leave, Hook::LinkMap] {
-        multi.load(hook.program(tuning))?;
+        multi.load(hook.program(tuning, LinkKind::Multi))?;
     }
     Ok(multi)
 }
 
 /// Loads all programs through aya, for perf links.
 fn load_perf(ebpf: &mut Ebpf, tuning: Tuning) -> Result<(), CollectError> {
-    // The program of markers is loaded when there are any.
-    let hooks = Hook::ALL.iter().filter(|hook| **hook != Hook::Marker);
-    let names: std::collections::BTreeSet<&str> = hooks.map(|hook| hook.program(tuning)).collect();
+    let names: std::collections::BTreeSet<&str> =
+        Hook::ALL.iter().map(|hook| hook.program(tuning, LinkKind::Perf)).collect();
     for name in names {
         let program: &mut UProbe =
             ebpf.program_mut(name).expect("the embedded object has this program").try_into().expect("it is a uprobe");
