@@ -36,12 +36,6 @@ pub enum AnalysisError {
         /// Which processes.
         scope: String,
     },
-    /// The peak by phase.
-    #[error(
-        "the peak cannot be drawn by phase: which of a stack's blocks were alive then is not kept by phase; `heaptape phases --json` \
-             says who held each peak"
-    )]
-    PeakByPhase,
     /// The SVG could not be rendered or written.
     #[error("cannot write the flame graph: {0}")]
     Draw(#[source] io::Error),

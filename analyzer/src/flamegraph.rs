@@ -6,15 +6,15 @@ use std::io::Write;
 
 use inferno::flamegraph::color::{BackgroundColor, BasicPalette, Palette};
 use inferno::flamegraph::{Direction, Options, TextTruncateDirection, from_lines};
-use trace_format::{ProcessId, Tables, Trace};
+use trace_format::{ProcessId, Sequence, Tables, Trace};
 
 use crate::doubt::doubts;
 use crate::error::AnalysisError;
-use crate::lifetimes::{CellRow, Study};
+use crate::lifetimes::{Alive, CellRow, Study};
 use crate::metric::Metric;
 use crate::names::Names;
 use crate::phases::RowId;
-use crate::replay::Outcome;
+use crate::replay::{Outcome, Peak};
 use crate::selection::{Selection, Wanted};
 use crate::site_tree::SiteTree;
 use crate::units;
@@ -41,18 +41,15 @@ pub struct Folded {
 /// was cut short says so before its first frame. The sum of all weights is the figure that `info` shows.
 ///
 /// # Errors
-/// The selection names nothing, or nothing in it has a weight; or the peak by phase was asked for, which is not kept.
+/// The selection names nothing, or nothing in it has a weight.
 pub fn fold(
     trace: &Trace,
     outcome: &Outcome,
     names: &Names,
     wanted: &Wanted,
     metric: Metric,
-    by_phase: Option<&Study>,
+    by_phase: Option<ByPhase<'_>>,
 ) -> Result<Folded, AnalysisError> {
-    if by_phase.is_some() && metric == Metric::Peak {
-        return Err(AnalysisError::PeakByPhase);
-    }
     let tables = &trace.tables;
     let selection = Selection::of(wanted, tables, outcome)?;
     let tree = SiteTree::of(tables, names, &Wrappers::default());
@@ -62,14 +59,14 @@ pub fn fold(
     let cells = outcome.cells.iter().enumerate().filter(|(_, cell)| selection.includes(cell));
     let parts = cells.flat_map(|(at, cell)| {
         let whole = vec![(None, metric.of(cell, selection.peak()))];
-        let parts = by_phase.map_or(whole, |study| parts(study, at, metric));
+        let parts = by_phase.map_or(whole, |by_phase| by_phase.parts(at, metric));
         parts.into_iter().map(move |(phase, weight)| (cell, phase, weight))
     });
     for (cell, phase, weight) in parts.filter(|(.., weight)| *weight > 0) {
         total = total.wrapping_add(weight);
         line.clear();
         push_frame(&mut line, &process_name(tables, cell.process));
-        for name in by_phase.zip(phase).map_or_else(Vec::new, |(study, row)| study.phase_path(row)) {
+        for name in by_phase.zip(phase).map_or_else(Vec::new, |(by_phase, row)| by_phase.study.phase_path(row)) {
             push_frame(&mut line, &format!("[{name}]"));
         }
         if let Some(end) = outcome.cut_stacks.get(&cell.stack) {
@@ -94,16 +91,43 @@ pub fn fold(
     Ok(Folded { stacks, metric, total, scope: selection.scope, subtitle, by_phase: by_phase.is_some() })
 }
 
-/// Phases that a cell's blocks were born in, with their weight.
-fn parts(study: &Study, cell: usize, metric: Metric) -> Vec<(Option<RowId>, u64)> {
-    let rows = study.collected.cells.get(cell).map_or(&[][..], |life| &life.rows);
-    let weight = |part: &CellRow| match metric {
-        Metric::Bytes => part.born.bytes,
-        Metric::Count => part.born.count,
-        Metric::LiveAtEnd => part.survived.bytes,
-        Metric::Peak => 0,
-    };
-    rows.iter().map(|part| (Some(part.row), weight(part))).collect()
+/// The phases of a trace, for a flame graph by phase.
+#[derive(Debug, Clone, Copy)]
+pub struct ByPhase<'a> {
+    /// Its phases.
+    pub study: &'a Study,
+    /// What was alive at the peak that is drawn (see [`peak_instant`]); other metrics do without.
+    pub at_peak: Option<&'a Alive>,
+}
+
+impl ByPhase<'_> {
+    /// Phases that a cell's blocks were born in, with their weight.
+    fn parts(&self, cell: usize, metric: Metric) -> Vec<(Option<RowId>, u64)> {
+        let rows = self.study.collected.cells.get(cell).map_or(&[][..], |life| &life.rows);
+        let of_rows = |weight: fn(&CellRow) -> u64| rows.iter().map(|part| (Some(part.row), weight(part))).collect();
+        match metric {
+            Metric::Bytes => of_rows(|part| part.born.bytes),
+            Metric::Count => of_rows(|part| part.born.count),
+            Metric::LiveAtEnd => of_rows(|part| part.survived.bytes),
+            Metric::Peak => {
+                let alive = self.at_peak.map_or(&[][..], |alive| alive.of_cell(cell));
+                alive.iter().map(|(row, bytes)| (Some(*row), *bytes)).collect()
+            }
+        }
+    }
+}
+
+/// The event that sets the peak of what is selected: of the one process, or of all together.
+///
+/// # Errors
+/// The selection names nothing.
+pub fn peak_instant(trace: &Trace, outcome: &Outcome, wanted: &Wanted) -> Result<Sequence, AnalysisError> {
+    let selection = Selection::of(wanted, &trace.tables, outcome)?;
+    Ok(peak_of(outcome, &selection).sequence)
+}
+
+fn peak_of(outcome: &Outcome, selection: &Selection) -> Peak {
+    selection.single.map_or(outcome.total.peak, |process| outcome.processes[process.index()].account.peak)
 }
 
 fn process_name(tables: &Tables, process: ProcessId) -> String {
@@ -126,11 +150,7 @@ fn push_frame(line: &mut String, name: &str) {
 fn subtitle(trace: &Trace, outcome: &Outcome, selection: &Selection, metric: Metric, total: u64) -> String {
     let mut parts = vec![selection.scope.clone(), metric.show(total)];
     if metric == Metric::Peak {
-        let peak = match selection.single {
-            Some(process) => outcome.processes[process.index()].account.peak,
-            None => outcome.total.peak,
-        };
-        parts.push(format!("the peak is at {}", units::at_time(peak.time_ns)));
+        parts.push(format!("the peak is at {}", units::at_time(peak_of(outcome, selection).time_ns)));
     }
     let doubt_count = doubts(trace, outcome).len();
     if doubt_count > 0 {

@@ -1,6 +1,7 @@
 //! How long blocks live, and where. Responsible for following each block from its birth to its death, by phase, by site and by
 //! activation.
 
+mod alive;
 mod chart;
 mod class;
 mod collector;
@@ -12,6 +13,7 @@ mod phases;
 mod study;
 mod timeline;
 
+pub use alive::Alive;
 pub use chart::{Band, Chart, chart};
 pub use class::Class;
 pub use collector::{CellLife, CellRow, Collected, Collector, ESCAPES, Instance, LISTED_INSTANCES, RowLife, Sums, Tag};
@@ -20,5 +22,5 @@ pub(crate) use lives::path;
 pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
 pub use peak::Peak;
 pub use phases::{Ages, ClassFigures, Held, InstanceFigures, Phase, Phases, phases};
-pub use study::{ProcessPhases, Study, Wish, study};
+pub use study::{ProcessPhases, Study, Wish, alive_after, study};
 pub use timeline::{Bin, MAX_BINS, Timeline};

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use analyzer::Names;
-use analyzer::lifetimes::{ClassFigures, Lifetimes, Phases, Study, Wish, lifetimes, phases, study};
+use analyzer::lifetimes::{ClassFigures, Lifetimes, Phases, Study, Wish, alive_after, lifetimes, phases, study};
 use analyzer::profile::{Profile, built_in};
 use analyzer::replay::Amount;
 use analyzer::selection::Wanted;
@@ -217,6 +217,30 @@ fn the_peak_is_the_maximum_of_the_curve() {
         let highest = study.collected.timeline.bins.iter().map(|bin| bin.max_bytes).max();
         assert_eq!(highest, Some(curve.peak_bytes), "{what}: the timeline");
     });
+}
+
+/// Cells know their part of a peak by epochs, the flame graph by phase by a replay that stands still there.
+#[test]
+fn what_was_alive_at_a_peak_adds_up_by_phase() {
+    for path in traces() {
+        for wish in [Wish::Best, Wish::Stacks, Wish::Segments] {
+            let Case { what, trace, study, .. } = case(&path, wish);
+            let names = Names::of(&trace.tables);
+            let instant = study.outcome.total.peak.sequence;
+            let alive = alive_after(&trace, &names, &profiles(), wish, 1, instant, |_| ()).expect("it was read before");
+            let mut total = 0;
+            for (at, cell) in study.outcome.cells.iter().enumerate() {
+                let rows = alive.of_cell(at);
+                let bytes: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
+                let backing = study.outcome.in_totals(cell, &trace.tables.entries);
+                assert_eq!(bytes, if backing { cell.at_peak.bytes } else { 0 }, "{what}: cell {at}");
+                let born_in = |row| study.collected.cells[at].rows.iter().any(|part| part.row == row);
+                assert!(rows.iter().all(|(row, _)| born_in(*row)), "{what}: cell {at}: the same phases");
+                total += bytes;
+            }
+            assert_eq!(total, study.outcome.total.peak.bytes, "{what}");
+        }
+    }
 }
 
 #[test]

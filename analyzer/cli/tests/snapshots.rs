@@ -71,6 +71,7 @@ const FINE: &[&str] = &[
     "leaks samples/tcc-small.htape --check",
     "timeline samples/cc1plus-small.htape --terminal",
     "flamegraph samples/cc1plus-small.htape --by-phase --by live --json",
+    "flamegraph samples/tcc-small.htape --by-phase --by peak --json",
     "timeline samples/rustc-small.htape --json",
     "leaks samples/rustc-small.htape --sites --limit 5",
     "leaks samples/rustc-small.htape --sites --json",

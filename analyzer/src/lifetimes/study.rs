@@ -1,8 +1,9 @@
 //! From a trace to what `phases`, `lifetimes` and `timeline` show. Responsible for choosing the phases' source for each process
 //! and for running the replay with the collector; not for what is made of the result.
 
-use trace_format::{Process, ReadError, Trace};
+use trace_format::{Process, ReadError, Sequence, Trace};
 
+use super::alive::{Alive, AliveAfter};
 use super::collector::{Collected, Collector};
 use super::timeline::Timeline;
 use crate::activations::Activations;
@@ -79,6 +80,40 @@ pub fn study(
     decoders: usize,
     mut progress: impl FnMut(u64),
 ) -> Result<Study, ReadError> {
+    let (tracker, sources) = phases_of(trace, names, profiles, wish, decoders, &mut progress)?;
+    let collector = Collector::new(&trace.tables, tracker, Timeline::default());
+    let (outcome, collector) = replay_with(trace, collector, decoders, progress)?;
+    Ok(Study { outcome, collected: collector.finish(), sources })
+}
+
+/// What of each cell was alive right after an event, by the phase it was born in: a replay of its own, with the same phases (and
+/// numbers of rows) as [`study`] has of the same arguments.
+///
+/// # Errors
+/// The file became unreadable.
+pub fn alive_after(
+    trace: &Trace,
+    names: &Names,
+    profiles: &[Profile],
+    wish: Wish,
+    decoders: usize,
+    instant: Sequence,
+    mut progress: impl FnMut(u64),
+) -> Result<Alive, ReadError> {
+    let (tracker, _) = phases_of(trace, names, profiles, wish, decoders, &mut progress)?;
+    let (_, watch) = replay_with(trace, AliveAfter::new(tracker, instant), decoders, progress)?;
+    Ok(watch.finish())
+}
+
+/// What opens and closes phases in each process, and where it comes from.
+fn phases_of<'t>(
+    trace: &'t Trace,
+    names: &Names,
+    profiles: &[Profile],
+    wish: Wish,
+    decoders: usize,
+    mut progress: impl FnMut(u64),
+) -> Result<(Tracker<'t>, Vec<ProcessPhases>), ReadError> {
     let tables = &trace.tables;
     let mut used: Vec<&Profile> = Vec::new();
     let mut of_process: Vec<Option<usize>> = tables
@@ -112,10 +147,7 @@ pub fn study(
         .map(|(process, rules_at)| source_of(process, rules_at.map(|at| &rules[at]), &markers))
         .collect();
     let activations = Activations::new(tables, names.functions());
-    let tracker = Tracker::new(tables, activations, rules, markers, of_process);
-    let collector = Collector::new(tables, tracker, Timeline::default());
-    let (outcome, collector) = replay_with(trace, collector, decoders, progress)?;
-    Ok(Study { outcome, collected: collector.finish(), sources })
+    Ok((Tracker::new(tables, activations, rules, markers, of_process), sources))
 }
 
 /// Segments the processes that no rule says anything of and that allocate at all.

@@ -16,8 +16,8 @@
 
 use aya_ebpf::{bindings::pt_regs, helpers::bpf_probe_read_user};
 use probe_abi::{
-    Action, Control, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record, RecordKind,
-    ThreadState,
+    Action, Control, Descriptor, FLAG_LEAF, FLAG_RESULT_BY_POINTER, FLAG_RET_PROBES, PENDING_DEPTH, Pending, Record,
+    RecordKind, ThreadState,
 };
 
 use crate::{

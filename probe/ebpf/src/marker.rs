@@ -14,8 +14,8 @@ use aya_ebpf::{
     },
 };
 use probe_abi::{
-    Action, Control, FLAG_MARKER_END, FLAG_MARKER_INSIDE, FLAG_MARKER_TEXT, FLAG_MARKER_VALUE, MAX_DEREFERENCES, MAX_TEXT_BYTES,
-    Record, RecordKind, TEXT_SENT, TextRecord, UNREADABLE,
+    Action, Control, FLAG_MARKER_END, FLAG_MARKER_INSIDE, FLAG_MARKER_TEXT, FLAG_MARKER_VALUE, MAX_DEREFERENCES,
+    MAX_TEXT_BYTES, Record, RecordKind, TEXT_SENT, TextRecord, UNREADABLE,
 };
 
 use crate::{

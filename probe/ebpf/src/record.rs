@@ -81,7 +81,9 @@ pub(crate) fn emit_marker<const WALKS: bool>(control: &Control, start: Option<St
         tell_loss(0);
     }
     let sent = match start {
-        Some(start) if WALKS && control.max_frames > 0 => send_with_frames(control.max_frames, start, record, time_ns, false),
+        Some(start) if WALKS && control.max_frames > 0 => {
+            send_with_frames(control.max_frames, start, record, time_ns, false)
+        }
         _ => send(record, time_ns),
     };
     if !sent {

@@ -2,12 +2,15 @@
 
 use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
 
+use analyzer::flamegraph::{ByPhase, peak_instant};
+use analyzer::lifetimes::alive_after;
 use analyzer::{AnalysisError, metric::Metric};
 use anyhow::Context as _;
 use serde::Serialize;
 
 use super::profiles::{PhaseArgs, Studied, studied};
 use super::{Part, Replayed, TracePath, print_json, replayed};
+use crate::progress;
 
 /// Draw a flame graph of where memory comes from.
 #[derive(Debug, clap::Args)]
@@ -92,14 +95,23 @@ impl Args {
         };
         let wanted = self.part.wanted();
         let metric = self.by.metric();
-        let folded = analyzer::flamegraph::fold(
-            &replayed.trace,
-            &replayed.outcome,
-            &replayed.names,
-            &wanted,
-            metric,
-            study.as_ref(),
-        );
+        let at_peak = match (&study, metric) {
+            (Some(study), Metric::Peak) => {
+                let instant = peak_instant(&replayed.trace, &study.outcome, &wanted)?;
+                let Replayed { trace, names, .. } = &replayed;
+                let profiles = self.phases.profiles()?;
+                let wish = self.phases.wish();
+                let bar = progress::ReplayBar::new(trace.event_count);
+                let update = |events| bar.update(events);
+                let alive = alive_after(trace, names, &profiles, wish, super::decoders(), instant, update)?;
+                bar.finish();
+                Some(alive)
+            }
+            _ => None,
+        };
+        let by_phase = study.as_ref().map(|study| ByPhase { study, at_peak: at_peak.as_ref() });
+        let folded =
+            analyzer::flamegraph::fold(&replayed.trace, &replayed.outcome, &replayed.names, &wanted, metric, by_phase);
         let folded = match folded {
             // Nothing was allocated, or all of it was freed: that is an answer.
             Err(AnalysisError::NothingToDraw { metric, scope }) => {

@@ -41,7 +41,7 @@ impl PhaseArgs {
         Ok(vec![profile])
     }
 
-    fn wish(&self) -> Wish {
+    pub(crate) fn wish(&self) -> Wish {
         match self.source {
             Source::Best => Wish::Best,
             Source::Stacks => Wish::Stacks,
