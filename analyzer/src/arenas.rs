@@ -17,6 +17,7 @@
 mod atoms;
 mod choose;
 mod crest;
+mod follow;
 mod growth;
 mod keys;
 mod plan;
@@ -25,20 +26,21 @@ mod suggest;
 mod survey;
 mod turns;
 
+pub use follow::{Broken, Following, InstanceId, Stage};
 pub use growth::{Chunks, Policy, in_malloc, padded};
 pub use plan::{Arena, AtEnd, Home, Nesting, Placement, Plan};
 pub(crate) use simulate::Simulation;
-pub use simulate::{ArenaFigures, Broken, Following, InstanceId, Simulated, Stage, simulate};
+pub use simulate::{ArenaFigures, High, Simulated, simulate};
 pub use suggest::{Builder, Escapee, Passed, Site, Suggestion, Tested};
 
 use foldhash::HashMap;
 use serde::Serialize;
 use trace_format::{ReadError, Sequence, Trace};
 
-use self::atoms::{Atoms, Book};
-use self::choose::{Budget, Market};
+use self::atoms::{AtomFacts, Atoms, Book};
+use self::choose::{Budget, Choice, Market};
 use self::keys::Key;
-use self::survey::Survey;
+use self::survey::{Sample, Survey};
 use crate::doubt::{Doubt, doubts};
 use crate::leaks::Functions;
 use crate::names::Names;
@@ -50,8 +52,10 @@ use crate::wrappers::Wrappers;
 pub const SAFE_SHARE: f64 = 0.001;
 /// Fewest other inputs that a promise needs.
 const ENOUGH_INPUTS: usize = 3;
-/// Times that a plan is made again when its simulated peak is too high, or some of its arenas are useless.
-const ATTEMPTS: usize = 5;
+/// Times that a plan is made when the one before had too high a peak, or useless arenas; after that, arenas are given up one by one.
+const ATTEMPTS: usize = 6;
+/// By how much more than what was too much a plan must hold less the next time.
+const SHARPLY: f64 = 1.3;
 /// Sites that break a plan, listed.
 const LISTED_BROKEN: usize = 20;
 /// Callers of such a site, listed.
@@ -326,7 +330,7 @@ struct Bench<'a, 'i, P> {
 }
 
 impl<P: FnMut(u64)> Bench<'_, '_, P> {
-    fn together(&self, traces: &[usize]) -> Vec<atoms::AtomFacts> {
+    fn together(&self, traces: &[usize]) -> Vec<AtomFacts> {
         let counts: Vec<usize> = self.studied.iter().map(|studied| studied.sample_count).collect();
         self.atoms.together(traces, &counts)
     }
@@ -341,63 +345,104 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
     }
 
     /// Makes a plan from some traces that keeps the peak of each.
+    ///
+    /// The moments that dead bytes are priced at are those when most is alive. With arenas the peak may be at another one: then that
+    /// moment is surveyed too, and the plan made again (a cutting plane: the constraint that was broken is added).
     fn fit(&mut self, traces: &[usize]) -> Result<Fitted, ReadError> {
-        let facts = self.together(traces);
-        let is_scope = |name| !choose::is_root(self.book.name(name));
-        let mut market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
+        let mut facts = self.together(traces);
         let allowed: Vec<f64> =
             traces.iter().map(|at| self.studied[*at].peak_bytes as f64 * (1.0 + self.options.max_peak)).collect();
-        // What the arenas hold beside dead blocks, the ends of chunks, is known from the simulation only.
-        let mut taken: Vec<f64> = vec![0.0; traces.len()];
-        let mut best: Option<Fitted> = None;
-        for attempt in 1..=ATTEMPTS {
-            let mut budget = Budget::default();
-            for ((at, allowed), taken) in traces.iter().zip(&allowed).zip(&taken) {
-                let peak = self.studied[*at].peak_bytes as f64;
-                let below = |live: u64| CAUTION * (peak - live as f64).max(0.0);
-                let spare =
-                    self.studied[*at].live_bytes.iter().map(|live| (allowed - peak - taken + below(*live)).max(0.0));
-                budget.spare_bytes.extend(spare);
-            }
-            budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
+        let mut budget = Budget::default();
+        for (at, allowed) in traces.iter().zip(&allowed) {
+            let live_bytes = &self.studied[*at].live_bytes;
+            budget.spare_bytes.extend(live_bytes.iter().map(|live| self.spare(*at, *allowed, *live)));
+        }
+        budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
+        let is_scope = |name| !choose::is_root(self.book.name(name));
+        let mut market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
+        for _ in 0..ATTEMPTS {
             let choice = market.choose(&budget, self.options.limit);
             let keys = keys::keys(self.atoms, traces, &facts, &choice);
-            let mut fitted = self.try_out(traces, &choice.scopes, keys)?;
+            let fitted = self.try_out(traces, &choice.scopes, keys)?;
+            let fits = self.broken_moments(&fitted, &allowed).next().is_none();
             let useless = useless(&fitted);
-            if !useless.is_empty() {
-                if attempt < ATTEMPTS {
-                    // Others may take what they held.
-                    market.give_up(&useless);
-                    continue;
+            if fits && useless.is_empty() {
+                return Ok(fitted);
+            }
+            // Others may take what they held.
+            market.give_up(&useless);
+            let broken: Vec<(usize, usize, Vec<High>)> = self.broken_moments(&fitted, &allowed).collect();
+            for (place, at, highs) in broken {
+                let moments = highs.iter().map(|high| high.after).collect();
+                let sampled = self.sample(at, moments)?;
+                for (high, sample) in highs.iter().zip(&sampled) {
+                    let (number, held) = (budget.spare_bytes.len() as u32, self.atoms.held(at, sample));
+                    market.add_sample(number, &held);
+                    for (atom, frame, bytes) in held {
+                        facts[atom as usize].held.push((number, frame, bytes));
+                    }
+                    // What chunks hold beside dead blocks is known from here only.
+                    let over = high.bytes as f64 - allowed[place];
+                    let enough = (high.dead_bytes as f64 - SHARPLY * over).max(0.0);
+                    budget.spare_bytes.push(enough.min(self.spare(at, allowed[place], high.live_bytes)));
                 }
-                let is_kept = |key: &Key| !useless.contains(&fitted.scopes[key.scope]);
-                let kept = fitted.keys.iter().filter(|key| is_kept(key)).cloned().collect();
-                fitted = self.try_out(traces, &fitted.scopes, kept)?;
-            }
-            let over: Vec<f64> = fitted
-                .simulated
-                .iter()
-                .zip(&allowed)
-                .map(|((_, tried), allowed)| tried.simulated.peak_bytes as f64 - allowed)
-                .collect();
-            let fits = over.iter().all(|over| *over <= 0.0);
-            let placed =
-                |fitted: &Fitted| fitted.simulated.iter().map(|(_, it)| it.simulated.placed_count()).sum::<u64>();
-            if fits && best.as_ref().is_none_or(|known| placed(known) < placed(&fitted)) {
-                best = Some(fitted);
-            }
-            if fits {
-                break;
-            }
-            for (taken, over) in taken.iter_mut().zip(&over) {
-                *taken += over.max(0.0) * 1.3;
             }
         }
-        Ok(match best {
-            Some(best) => best,
-            // Nothing fits: no arena is the plan that does.
-            None => self.try_out(traces, &[], Vec::new())?,
+        let choice = market.choose(&budget, self.options.limit);
+        self.without_the_worst(traces, &facts, &choice, &allowed)
+    }
+
+    /// A plan that keeps the peak, made by giving up what is useless or raises the peak most; no arena if need be.
+    fn without_the_worst(
+        &mut self,
+        traces: &[usize],
+        facts: &[AtomFacts],
+        choice: &Choice,
+        allowed: &[f64],
+    ) -> Result<Fitted, ReadError> {
+        let mut keys = keys::keys(self.atoms, traces, facts, choice);
+        loop {
+            let fitted = self.try_out(traces, &choice.scopes, keys)?;
+            let mut worse = useless(&fitted);
+            if self.broken_moments(&fitted, allowed).next().is_some() {
+                worse.extend(raises_most(&fitted));
+            }
+            if worse.is_empty() {
+                return Ok(fitted);
+            }
+            // `try_out` numbers the scopes that have keys; back to the numbers of the choice.
+            let number = |scope: &choose::Scope| choice.scopes.iter().position(|known| known == scope).unwrap_or(0);
+            let kept = fitted.keys.iter().filter(|key| !worse.contains(&fitted.scopes[key.scope]));
+            keys = kept.map(|key| Key { scope: number(&fitted.scopes[key.scope]), ..key.clone() }).collect();
+        }
+    }
+
+    /// Moments at which more is held than is allowed: place among the traces of the plan, the trace, and its moments.
+    fn broken_moments<'f>(
+        &self,
+        fitted: &'f Fitted,
+        allowed: &'f [f64],
+    ) -> impl Iterator<Item = (usize, usize, Vec<High>)> + use<'f, P> {
+        fitted.simulated.iter().zip(allowed).enumerate().filter_map(|(place, ((at, tried), allowed))| {
+            let over = tried.simulated.highs.iter().filter(|high| high.bytes as f64 > *allowed);
+            let over: Vec<High> = over.copied().collect();
+            (!over.is_empty()).then_some((place, *at, over))
         })
+    }
+
+    /// Dead bytes that arenas may hold at a moment when so much is alive.
+    fn spare(&self, at: usize, allowed: f64, live_bytes: u64) -> f64 {
+        let peak = self.studied[at].peak_bytes as f64;
+        (allowed - peak + CAUTION * (peak - live_bytes as f64).max(0.0)).max(0.0)
+    }
+
+    /// What would be held at some moments of a trace.
+    fn sample(&mut self, at: usize, moments: Vec<Sequence>) -> Result<Vec<Sample>, ReadError> {
+        let input = &self.inputs[at];
+        let functions = Functions::of(input.names).of_frames(input.trace.tables.frames.len());
+        let survey = Survey::new(&input.trace.tables, functions, moments);
+        let (_, survey) = replay_with(input.trace, survey, self.options.decoders, &mut *self.progress)?;
+        Ok(survey.finish().samples)
     }
 
     fn live_byte_bytes(&self, at: usize) -> f64 {
@@ -528,6 +573,18 @@ fn useless(fitted: &Fitted) -> Vec<choose::Scope> {
             && sum(arena, |figures| figures.free_count) > sum(arena, |figures| figures.chunk_count)
     };
     (0..fitted.scopes.len()).filter(|arena| !is_useful(*arena)).map(|arena| fitted.scopes[arena]).collect()
+}
+
+/// The scope of the arena that raises the peak of a trace most by itself.
+fn raises_most(fitted: &Fitted) -> Option<choose::Scope> {
+    let rise = |arena: usize| {
+        let of = |simulated: &Simulated| {
+            change(simulated.plain_peak_bytes, simulated.arenas[arena].alone_peak_bytes.max(simulated.plain_peak_bytes))
+        };
+        fitted.simulated.iter().map(|(_, tried)| of(&tried.simulated)).fold(0.0, f64::max)
+    };
+    let worst = (0..fitted.scopes.len()).max_by(|one, other| rise(*one).total_cmp(&rise(*other)))?;
+    Some(fitted.scopes[worst])
 }
 
 /// How much more `after` is than `before`, as a part.

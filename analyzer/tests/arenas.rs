@@ -56,6 +56,9 @@ fn no_plan_breaks_on_the_trace_that_it_was_made_from_nor_exceeds_its_peak() {
                 assert!(found.plan.arenas.len() <= 20);
                 // One trace promises nothing.
                 assert!(matches!(found.verdict.kind, VerdictKind::ThinEvidence | VerdictKind::Nothing));
+                // Where memory is no object, a compiler has much that ends with some function.
+                let is_roomy = max_peak > 0.1 && path.starts_with("../samples");
+                assert!(!is_roomy || trial.placed_share > 0.3, "{path} {policy:?}: {}", trial.placed_share);
                 placed += trial.placed;
             }
         }

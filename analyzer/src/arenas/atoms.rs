@@ -8,7 +8,7 @@ use foldhash::{HashMap, HashMapExt};
 use trace_format::Trace;
 
 use super::plan::StackPaths;
-use super::survey::Facts;
+use super::survey::{Facts, Sample};
 use crate::names::Names;
 use crate::replay::Outcome;
 use crate::wrappers::Wrappers;
@@ -103,6 +103,8 @@ pub(super) struct Atoms {
     pub(super) traces: Vec<Vec<(u32, AtomFacts)>>,
     /// By trace and name.
     pub(super) scopes: Vec<Vec<ScopeFacts>>,
+    /// By trace and cell; the largest number where a cell has no chains.
+    of_cell: Vec<Vec<u32>>,
 }
 
 impl Atoms {
@@ -158,6 +160,7 @@ impl Atoms {
         let mut found: Vec<(u32, AtomFacts)> = found.into_iter().collect();
         found.sort_unstable_by_key(|(atom, _)| *atom);
         self.traces.push(found);
+        self.of_cell.push(atom_of);
         let mut scopes = vec![ScopeFacts::default(); book.len()];
         for (function, facts) in facts.functions.iter().enumerate() {
             if let Some(scope) = paths.name(function as u32).and_then(|name| scopes.get_mut(name as usize)) {
@@ -166,6 +169,13 @@ impl Atoms {
             }
         }
         self.scopes.push(scopes);
+    }
+
+    /// What a moment of a trace says of atoms: atom, innermost frame that its dead blocks fit, their bytes.
+    pub(super) fn held(&self, trace: usize, sample: &Sample) -> Vec<(u32, u32, u64)> {
+        let of_cell = |cell: u32| self.of_cell[trace].get(cell as usize).filter(|atom| **atom != u32::MAX);
+        let held = sample.held.iter();
+        held.filter_map(|(cell, frame, bytes)| Some((*of_cell(*cell)?, *frame, *bytes))).collect()
     }
 
     /// Facts of some traces together, by atom; an atom that they do not have has none.

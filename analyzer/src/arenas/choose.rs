@@ -20,7 +20,7 @@
 //! that another one makes useless is closed again afterwards, and swapped for a better one.
 //!
 //! The prices `μ` keep the peak: they start at nothing and rise for the moments at which the chosen arenas would hold more than
-//! allowed (a multiplier for each moment, as in Lagrangian relaxation). λ is small: it keeps memory from being wasted. That alone would
+//! allowed (a multiplier for each moment, as in Lagrangian relaxation). Moments are added where a simulated plan holds too much. λ is small: it keeps memory from being wasted. That alone would
 //! leave short-lived blocks in the arena of a whole phase wherever they are small. So of arenas that hold the same blocks the one
 //! that ends sooner is better at any size, by the order of magnitude that blocks stay there after their death:
 //!
@@ -74,6 +74,8 @@ pub(super) struct Scope {
 #[derive(Debug, Clone)]
 struct Pair {
     atom: u32,
+    /// The scope's frame on the atom's path.
+    frame: u32,
     objects: f64,
     bytes: u64,
     drag: f64,
@@ -205,6 +207,7 @@ impl Market {
                     });
                     candidates[*at].pairs.push(Pair {
                         atom,
+                        frame: frame as u32,
                         objects: facts.count as f64,
                         bytes: facts.bytes,
                         drag: facts.drag.get(frame).copied().unwrap_or(0.0),
@@ -220,6 +223,22 @@ impl Market {
         }
         let bytes = facts.iter().map(|facts| facts.bytes as f64).sum();
         Self { candidates, atom_count: atoms.paths.len(), object_count, bytes }
+    }
+
+    /// Another moment, which has this number: atom, innermost frame that its dead blocks fit, their bytes.
+    pub(super) fn add_sample(&mut self, number: u32, held: &[(u32, u32, u64)]) {
+        use foldhash::{HashMap, HashMapExt};
+        let mut of_atom: HashMap<u32, Vec<(u32, u64)>> = HashMap::new();
+        for (atom, frame, bytes) in held {
+            of_atom.entry(*atom).or_default().push((*frame, *bytes));
+        }
+        for pair in self.candidates.iter_mut().flat_map(|candidate| &mut candidate.pairs) {
+            let Some(held) = of_atom.get(&pair.atom) else { continue };
+            let bytes: u64 = held.iter().filter(|(inner, _)| *inner >= pair.frame).map(|(_, bytes)| bytes).sum();
+            if bytes > 0 {
+                pair.held.push((number, bytes as f64));
+            }
+        }
     }
 
     /// These scopes are considered no more.

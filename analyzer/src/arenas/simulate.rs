@@ -1,309 +1,17 @@
-//! What a plan would have done, block by block. Responsible for opening, filling and closing arenas exactly as a program with
-//! this plan would, and for what that saves, keeps and breaks; not for choosing the plan, nor for real memory (see `Stage`).
-//!
-//! ```text
-//!   event ─▶ Following: which arena, which activation ─▶ Stage ─┬─ Simulation   chunks, peak, drag, violations
-//!                                                               └─ a script for replay in real memory
-//! ```
-//!
-//! An arena is opened with its first block and closed when the activation it lives with has left the thread's stack, or has turned back with
-//! nothing alive (see `turns`). A block that
-//! is freed later than that, or by another thread, *violates* the plan. Chains of reallocs stay in the arena that they began in.
+//! What a plan would have come to. Responsible for counting chunks, peak, drag and what frees are saved, exactly as a program with this plan
+//! would; not for which block goes where (see `follow`), nor for real memory (see `whatif`).
 
 use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
-use trace_format::{Event, Op, ProcessId, ReadError, Sequence, StackId, StackQuality, Tables, ThreadId, Trace};
+use trace_format::{Event, ReadError, Sequence, ThreadId, Trace};
 
+use super::crest::Stretches;
+use super::follow::{Broken, Following, InstanceId, Stage};
 use super::growth::{Chunks, Policy, in_malloc, padded};
 use super::plan::{AtEnd, Placement, Plan};
-use super::turns::Turns;
-use crate::activations::{Activations, Open};
 use crate::names::Names;
-use crate::replay::{Amount, Block, CellId, Observer, Outcome, replay_with};
+use crate::replay::{CellId, Outcome, replay_with};
 use crate::wrappers::Wrappers;
-
-/// An open arena, by number; numbers are used again.
-pub type InstanceId = u32;
-
-/// Where blocks and arenas are put.
-pub trait Stage {
-    /// What it keeps with a block.
-    type Slot: Copy + Default + std::fmt::Debug;
-
-    /// An arena is opened.
-    fn open(&mut self, instance: InstanceId, arena: usize, thread: ThreadId);
-
-    /// An arena is closed.
-    fn close(&mut self, instance: InstanceId);
-
-    /// A block is born, in malloc or in an arena.
-    fn allocate(&mut self, size_bytes: u64, home: Option<InstanceId>, event: &Event) -> Self::Slot;
-
-    /// A block changes its size. Its home stays.
-    fn reallocate(
-        &mut self,
-        old: Self::Slot,
-        old_bytes: u64,
-        size_bytes: u64,
-        home: Option<InstanceId>,
-        event: &Event,
-    ) -> Self::Slot;
-
-    /// A block is freed.
-    fn free(&mut self, slot: Self::Slot, size_bytes: u64, home: Option<InstanceId>, event: &Event);
-
-    /// A block dies whose arena is gone.
-    fn free_late(&mut self, slot: Self::Slot, arena: usize, size_bytes: u64);
-
-    /// A block dies with its process.
-    fn abandon(&mut self, slot: Self::Slot, size_bytes: u64, home: Option<InstanceId>);
-
-    /// A thread has ended; its arenas are closed.
-    fn thread_ended(&mut self, thread: ThreadId);
-}
-
-/// What is kept with a block.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Resident<S> {
-    slot: S,
-    /// Instance and its generation; 0: malloc.
-    instance: InstanceId,
-    generation: u32,
-    arena: u32,
-    /// Where the chain began.
-    cell: u32,
-    thread: ThreadId,
-    began: Sequence,
-}
-
-/// An arena that is, or was, open.
-#[derive(Debug, Clone, Copy)]
-struct Running {
-    generation: u32,
-    arena: usize,
-}
-
-/// What a plan breaks at one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Broken {
-    /// Blocks that outlive their arena.
-    pub outlived: Amount,
-    /// Blocks that another thread frees.
-    pub handed_over: Amount,
-}
-
-/// Follows the blocks of a trace through a plan.
-#[derive(Debug)]
-pub struct Following<'t, S: Stage> {
-    placement: Placement<'t>,
-    activations: Activations<'t>,
-    turns: Turns,
-    instances: Vec<Running>,
-    spare: Vec<InstanceId>,
-    /// By thread, outermost first: frame, arena, instance.
-    open: Vec<Vec<(usize, usize, InstanceId)>>,
-    /// By arena and cell.
-    broken: HashMap<(usize, CellId), Broken>,
-    /// By cell: chains begun in an arena.
-    placed: Vec<u64>,
-    /// Its image has ended; what is still open goes before the next event.
-    exited: Option<ProcessId>,
-    tables: &'t Tables,
-    stage: S,
-}
-
-impl<'t, S: Stage> Following<'t, S> {
-    /// Nothing has happened.
-    pub fn new(placement: Placement<'t>, tables: &'t Tables, stage: S) -> Self {
-        Self {
-            activations: Activations::new(tables, placement.functions()),
-            turns: Turns::new(tables.threads.len()),
-            placement,
-            // Number 0 stands for malloc.
-            instances: vec![Running { generation: 0, arena: 0 }],
-            spare: Vec::new(),
-            open: vec![Vec::new(); tables.threads.len()],
-            broken: HashMap::new(),
-            placed: Vec::new(),
-            exited: None,
-            tables,
-            stage,
-        }
-    }
-
-    /// Closes what is open at the end, and gives back the stage and what was broken.
-    pub fn finish(mut self) -> (S, HashMap<(usize, CellId), Broken>, Vec<u64>) {
-        for thread in 0..self.open.len() {
-            self.close(ThreadId::from(thread), 0);
-        }
-        (self.stage, self.broken, self.placed)
-    }
-
-    fn close(&mut self, thread: ThreadId, from: usize) {
-        let Some(open) = self.open.get_mut(thread.index()) else { return };
-        while let Some((frame, _, instance)) = open.last().copied() {
-            if frame < from {
-                return;
-            }
-            open.pop();
-            self.instances[instance as usize].generation += 1;
-            self.spare.push(instance);
-            self.stage.close(instance);
-        }
-    }
-
-    /// The arena that a stack's blocks belong to now, opened if it is not.
-    fn home(&mut self, stack: StackId, event: &Event) -> Option<InstanceId> {
-        if event.walk.quality != StackQuality::Complete {
-            return None;
-        }
-        let home = self.placement.home(stack)?;
-        let open = self.open.get_mut(event.thread.index())?;
-        let at = open.partition_point(|(frame, arena, _)| (*frame, *arena) < (home.frame, home.arena));
-        if let Some((frame, arena, instance)) = open.get(at)
-            && (*frame, *arena) == (home.frame, home.arena)
-        {
-            return Some(*instance);
-        }
-        let instance = self.spare.pop().unwrap_or_else(|| {
-            self.instances.push(Running { generation: 0, arena: 0 });
-            self.instances.len() as InstanceId - 1
-        });
-        self.instances[instance as usize].arena = home.arena;
-        open.insert(at, (home.frame, home.arena, instance));
-        self.stage.open(instance, home.arena, event.thread);
-        Some(instance)
-    }
-
-    /// The instance of a block, if it is still the one it was.
-    fn instance(&self, resident: &Resident<S::Slot>) -> Option<InstanceId> {
-        let running = self.instances[resident.instance as usize];
-        (resident.instance != 0 && running.generation == resident.generation).then_some(resident.instance)
-    }
-
-    fn over(&mut self, block: &Block<Resident<S::Slot>>, event: &Event) {
-        let resident = block.tag;
-        let scope = self.activations.of(resident.thread).map_or(0, |open| open.scope(resident.began));
-        self.turns.died(resident.thread, scope);
-        let instance = self.instance(&resident);
-        if resident.instance != 0 && instance.is_none() {
-            self.outlived(&resident, block.size_bytes);
-            return;
-        }
-        if instance.is_some() && event.thread != resident.thread {
-            self.breaks(&resident).handed_over += Amount { bytes: block.size_bytes, count: 1 };
-        }
-        self.stage.free(resident.slot, block.size_bytes, instance, event);
-    }
-
-    fn outlived(&mut self, resident: &Resident<S::Slot>, size_bytes: u64) {
-        self.breaks(resident).outlived += Amount { bytes: size_bytes, count: 1 };
-        self.stage.free_late(resident.slot, resident.arena as usize, size_bytes);
-    }
-
-    fn breaks(&mut self, resident: &Resident<S::Slot>) -> &mut Broken {
-        self.broken.entry((resident.arena as usize, CellId(resident.cell))).or_default()
-    }
-
-    fn thread_ended(&mut self, thread: ThreadId) {
-        self.close(thread, 0);
-        self.stage.thread_ended(thread);
-    }
-
-    fn process_ended(&mut self, process: ProcessId) {
-        for thread in 0..self.tables.threads.len() {
-            if self.tables.threads[thread].process == process {
-                self.thread_ended(ThreadId::from(thread));
-            }
-        }
-    }
-}
-
-impl<S: Stage> Observer for Following<'_, S>
-where
-    S::Slot: 'static,
-{
-    type Tag = Resident<S::Slot>;
-
-    fn event(&mut self, event: &Event) {
-        if let Some(process) = self.exited.take() {
-            self.process_ended(process);
-        }
-        match event.op {
-            Op::ThreadEnd => self.thread_ended(event.thread),
-            Op::ProcessEnd { process, .. } => self.exited = Some(process),
-            _ => {}
-        }
-        if let Some(step) = self.activations.step(event) {
-            let depth = self.activations.of(event.thread).map_or(0, Open::depth);
-            let ended_from = self.turns.step(event.thread, step, depth);
-            self.close(event.thread, ended_from);
-        }
-    }
-
-    fn born(
-        &mut self,
-        block: &Block<Self::Tag>,
-        stack: StackId,
-        replaced: Option<&Block<Self::Tag>>,
-        event: &Event,
-    ) -> Self::Tag {
-        if let Some(old) = replaced {
-            let instance = self.instance(&old.tag);
-            if old.tag.instance != 0 && instance.is_none() {
-                self.outlived(&old.tag, old.size_bytes);
-                // From here on it is malloc's.
-                let slot = self.stage.allocate(block.size_bytes, None, event);
-                return Resident { slot, instance: 0, ..old.tag };
-            }
-            let slot = self.stage.reallocate(old.tag.slot, old.size_bytes, block.size_bytes, instance, event);
-            return Resident { slot, ..old.tag };
-        }
-        self.turns.born(event.thread);
-        let instance = self.home(stack, event);
-        let slot = self.stage.allocate(block.size_bytes, instance, event);
-        let running = self.instances[instance.unwrap_or(0) as usize];
-        if instance.is_some() {
-            let at = block.cell.index();
-            if at >= self.placed.len() {
-                self.placed.resize(at + 1, 0);
-            }
-            self.placed[at] += 1;
-        }
-        Resident {
-            slot,
-            instance: instance.unwrap_or(0),
-            generation: running.generation,
-            arena: running.arena as u32,
-            cell: block.cell.0,
-            thread: event.thread,
-            began: event.sequence,
-        }
-    }
-
-    fn died(&mut self, block: &Block<Self::Tag>, event: &Event) {
-        self.over(block, event);
-    }
-
-    fn died_moving(&mut self, block: &Block<Self::Tag>, event: &Event) {
-        self.over(block, event);
-    }
-
-    fn never_moved(&mut self, block: &Block<Self::Tag>) {
-        let instance = self.instance(&block.tag);
-        self.stage.abandon(block.tag.slot, block.size_bytes, instance);
-    }
-
-    fn survived(&mut self, block: &Block<Self::Tag>, _: ProcessId) {
-        let resident = block.tag;
-        let instance = self.instance(&resident);
-        if resident.instance != 0 && instance.is_none() {
-            self.outlived(&resident, block.size_bytes);
-        } else {
-            self.stage.abandon(resident.slot, block.size_bytes, instance);
-        }
-    }
-}
 
 /// What one arena of a plan came to.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -359,6 +67,21 @@ pub struct Simulated {
     pub plain_footprint_peak_bytes: u64,
     /// Live bytes × bytes allocated, without any arena.
     pub live_byte_bytes: f64,
+    /// When most was in malloc and in chunks, in each stretch of the run.
+    pub highs: Vec<High>,
+}
+
+/// A moment at which much is in malloc and in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct High {
+    /// The first event after it.
+    pub after: Sequence,
+    /// Requested bytes in malloc and chunks held.
+    pub bytes: u64,
+    /// Requested bytes that are alive, wherever they are.
+    pub live_bytes: u64,
+    /// Dead bytes in arenas.
+    pub dead_bytes: u64,
 }
 
 impl Simulated {
@@ -388,6 +111,9 @@ pub(crate) struct Simulation {
     beyond: Vec<i64>,
     level: Sums,
     plain: Sums,
+    /// Dead bytes in open arenas.
+    dead_bytes: u64,
+    stretches: Stretches<High>,
     clock: u64,
     stamp: u64,
 }
@@ -444,6 +170,8 @@ impl Simulation {
             beyond: vec![0; plan.arenas.len()],
             level: Sums::default(),
             plain: Sums::default(),
+            dead_bytes: 0,
+            stretches: Stretches::default(),
             clock: 0,
             stamp: 0,
         }
@@ -451,10 +179,19 @@ impl Simulation {
 
     /// What it came to; what was broken and placed is told by `Following`.
     pub(crate) fn into_figures(self) -> Simulated {
-        self.figures
+        let highs = self.stretches.highest().iter().map(|(_, high)| *high).filter(|high| high.bytes > 0).collect();
+        Simulated { highs, ..self.figures }
     }
 
-    fn raise(&mut self) {
+    fn raise(&mut self, event: &Event) {
+        let high = High {
+            after: Sequence(event.sequence.0 + 1),
+            bytes: self.level.bytes,
+            live_bytes: self.plain.bytes,
+            dead_bytes: self.dead_bytes,
+        };
+        self.stretches.step();
+        self.stretches.reach(high.bytes, || high);
         let figures = &mut self.figures;
         let plain = self.plain.bytes as i64;
         for (arena, beyond) in figures.arenas.iter_mut().zip(&self.beyond) {
@@ -494,6 +231,7 @@ impl Simulation {
     fn dead(&mut self, instance: InstanceId, size_bytes: u64) {
         let contents = &mut self.instances[instance as usize];
         contents.dead_bytes += size_bytes;
+        self.dead_bytes += size_bytes;
         contents.dead_byte_clock += size_bytes as f64 * self.clock as f64;
     }
 }
@@ -513,6 +251,7 @@ impl Stage for Simulation {
 
     fn close(&mut self, instance: InstanceId) {
         let mut contents = self.instances[instance as usize];
+        self.dead_bytes -= contents.dead_bytes;
         let figures = &mut self.figures.arenas[contents.arena];
         figures.tail_bytes += contents.chunks.held_bytes - contents.chunks.used_bytes;
         figures.drag_byte_bytes += contents.dead_bytes as f64 * self.clock as f64 - contents.dead_byte_clock;
@@ -529,20 +268,20 @@ impl Stage for Simulation {
         self.beyond[contents.arena] -= given_back as i64;
     }
 
-    fn allocate(&mut self, size_bytes: u64, home: Option<InstanceId>, _: &Event) -> u64 {
+    fn allocate(&mut self, size_bytes: u64, home: Option<InstanceId>, event: &Event) -> u64 {
         self.advance(size_bytes);
         self.figures.alloc_count += 1;
         self.plain.add(size_bytes);
         match home {
             None => {
                 self.level.add(size_bytes);
-                self.raise();
+                self.raise(event);
                 0
             }
             Some(instance) => {
                 self.take(instance, size_bytes);
                 self.beyond[self.instances[instance as usize].arena] -= size_bytes as i64;
-                self.raise();
+                self.raise(event);
                 let arena = &mut self.figures.arenas[self.instances[instance as usize].arena];
                 arena.object_count += 1;
                 arena.bytes += size_bytes;
@@ -551,14 +290,21 @@ impl Stage for Simulation {
         }
     }
 
-    fn reallocate(&mut self, old: u64, old_bytes: u64, size_bytes: u64, home: Option<InstanceId>, _: &Event) -> u64 {
+    fn reallocate(
+        &mut self,
+        old: u64,
+        old_bytes: u64,
+        size_bytes: u64,
+        home: Option<InstanceId>,
+        event: &Event,
+    ) -> u64 {
         self.advance(size_bytes);
         self.plain.subtract(old_bytes);
         self.plain.add(size_bytes);
         let Some(instance) = home else {
             self.level.subtract(old_bytes);
             self.level.add(size_bytes);
-            self.raise();
+            self.raise(event);
             return 0;
         };
         let contents = &mut self.instances[instance as usize];
@@ -572,7 +318,7 @@ impl Stage for Simulation {
             self.take(instance, size_bytes);
         }
         self.beyond[arena] += old_bytes as i64 - size_bytes as i64;
-        self.raise();
+        self.raise(event);
         let figures = &mut self.figures.arenas[arena];
         figures.bytes += size_bytes;
         if fits_where_it_is {
@@ -647,5 +393,5 @@ pub fn simulate(
     let following = Following::new(placement, &trace.tables, Simulation::new(plan));
     let (outcome, following) = replay_with(trace, following, decoders, progress)?;
     let (simulation, broken, placed) = following.finish();
-    Ok((outcome, Simulated { broken, placed, ..simulation.figures }))
+    Ok((outcome, Simulated { broken, placed, ..simulation.into_figures() }))
 }
