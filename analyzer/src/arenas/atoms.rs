@@ -59,6 +59,8 @@ pub(super) struct AtomFacts {
     pub(super) realloc_count: u64,
     /// By frame: bytes × bytes allocated between death and the end of the activation.
     pub(super) drag: Vec<f64>,
+    /// By frame: the most dead bytes that one activation would have held, in any trace.
+    pub(super) most_dead: Vec<u64>,
     /// Dead bytes that would still be held: sample, innermost frame that they fit, bytes.
     pub(super) held: Vec<(u32, u32, u64)>,
 }
@@ -73,6 +75,12 @@ impl AtomFacts {
         self.realloc_count += other.realloc_count;
         add_up(&mut self.fitting, &other.fitting);
         add_up(&mut self.drag, &other.drag);
+        if self.most_dead.len() < other.most_dead.len() {
+            self.most_dead.resize(other.most_dead.len(), 0);
+        }
+        for (most, other) in self.most_dead.iter_mut().zip(&other.most_dead) {
+            *most = (*most).max(*other);
+        }
         self.held.extend(other.held.iter().map(|(at, frame, bytes)| (at + sample, *frame, *bytes)));
     }
 }
@@ -149,6 +157,8 @@ impl Atoms {
             let fitting: Vec<u64> = (0..frames).map(|frame| facts.fitting(frame)).collect();
             add_up(&mut sums.fitting, &fitting);
             add_up(&mut sums.drag, &facts.drag[..facts.drag.len().min(frames)]);
+            // Of several stacks with one path, their most may have been held at a time.
+            add_up(&mut sums.most_dead, &facts.most_dead[..facts.most_dead.len().min(frames)]);
         }
         for (sample, at) in facts.samples.iter().zip(0..) {
             for (cell, frame, bytes) in &sample.held {

@@ -27,6 +27,13 @@
 //! ```text
 //!   value(a, F) = objects(a) · (1 − LATE · log10(1 + stay(a, F) / SOON)) − …         stay = drag(a, F) / bytes(a)
 //! ```
+//!
+//! Moments say what happened once. On another input the longest activation may be the one at the peak, so what one activation held at
+//! most has a price too, by how it compares with the rise of the peak that is allowed:
+//!
+//! ```text
+//!   value(a, F) = … − CROWD · all objects · w² / (w + CROWDED)                        w = most dead bytes(a, F) / rise allowed
+//! ```
 
 use super::atoms::{AtomFacts, Atoms, NameId, ScopeFacts};
 use super::plan::{Nesting, scope_frame};
@@ -43,6 +50,11 @@ const MOST_FOR_OPENING: f64 = 0.02;
 const PENALTY: f64 = 0.0005;
 /// Part of all objects that doubling the memory in use, all the time, would be worth.
 const DRAG: f64 = 0.05;
+/// Part of all objects that it costs if an atom's dead bytes in one activation come to the rise of the peak that is allowed: on
+/// another input the peak may be in that activation.
+const CROWD: f64 = 0.0035;
+/// Part of that rise from which on that is so. Less costs less than in proportion, for the most of many atoms is not at one time.
+const CROWDED: f64 = 0.3;
 /// Part of an object that it is worth less where it stays ten times as long.
 const LATE: f64 = 0.1;
 /// Part of all bytes allocated from which on it matters how long something stays.
@@ -79,6 +91,7 @@ struct Pair {
     objects: f64,
     bytes: u64,
     drag: f64,
+    most_dead: f64,
     /// Dead bytes held: sample, bytes.
     held: Vec<(u32, f64)>,
 }
@@ -97,6 +110,8 @@ pub(super) struct Budget {
     pub(super) spare_bytes: Vec<f64>,
     /// Live bytes × bytes allocated, of all traces.
     pub(super) live_byte_bytes: f64,
+    /// How much higher the peak may be, the least of all traces.
+    pub(super) rise_bytes: f64,
 }
 
 /// The scopes chosen, and the prices they were chosen at.
@@ -106,6 +121,9 @@ pub(super) struct Choice {
     /// Price of a byte held at each sample, in objects.
     prices: Vec<f64>,
     drag_price: f64,
+    /// Price of the most dead bytes that one activation holds, each.
+    crowd_price: f64,
+    rise_bytes: f64,
     /// Bytes allocated.
     bytes: f64,
 }
@@ -119,7 +137,15 @@ impl Choice {
         }
         let drag = facts.drag.get(frame).copied().unwrap_or(0.0);
         let held: f64 = held(facts, frame).map(|(sample, bytes)| self.price(sample) * bytes).sum();
-        Some(Fit::Served(self.timely(facts.count as f64, facts.bytes, drag) - held - self.drag_price * drag))
+        let most_dead = facts.most_dead.get(frame).copied().unwrap_or(0) as f64;
+        let worth = self.timely(facts.count as f64, facts.bytes, drag);
+        Some(Fit::Served(worth - held - self.drag_price * drag - self.crowding(most_dead)))
+    }
+
+    /// What it costs that one activation holds so many dead bytes.
+    fn crowding(&self, most_dead: f64) -> f64 {
+        let share = most_dead / self.rise_bytes.max(1.0);
+        self.crowd_price * share * share / (share + CROWDED)
     }
 
     /// What objects of so many bytes, kept for so long, are worth but for the memory they take.
@@ -211,6 +237,7 @@ impl Market {
                         objects: facts.count as f64,
                         bytes: facts.bytes,
                         drag: facts.drag.get(frame).copied().unwrap_or(0.0),
+                        most_dead: facts.most_dead.get(frame).copied().unwrap_or(0) as f64,
                         held: sums,
                     });
                 }
@@ -241,6 +268,15 @@ impl Market {
         }
     }
 
+    /// Dead bytes that the scopes of a choice would hold at a moment.
+    pub(super) fn held_at(&self, choice: &Choice, number: u32) -> f64 {
+        let open: Vec<usize> =
+            (0..self.candidates.len()).filter(|at| choice.scopes.contains(&self.candidates[*at].scope)).collect();
+        let serving = self.serving(&open, &self.values(choice));
+        let pairs = serving.iter().flatten().map(|(candidate, pair)| &self.candidates[*candidate].pairs[*pair]);
+        pairs.flat_map(|pair| &pair.held).filter(|(sample, _)| *sample == number).map(|(_, bytes)| bytes).sum()
+    }
+
     /// These scopes are considered no more.
     pub(super) fn give_up(&mut self, scopes: &[Scope]) {
         self.candidates.retain(|candidate| !scopes.contains(&candidate.scope));
@@ -252,6 +288,8 @@ impl Market {
             scopes: Vec::new(),
             prices: vec![0.0; budget.spare_bytes.len()],
             drag_price: DRAG * self.object_count / budget.live_byte_bytes.max(1.0),
+            crowd_price: CROWD * self.object_count,
+            rise_bytes: budget.rise_bytes,
             bytes: self.bytes,
         };
         let mut best: Option<(f64, Choice)> = None;
@@ -291,14 +329,19 @@ impl Market {
         best.map_or(choice, |(_, choice)| choice)
     }
 
-    /// Opens scopes one by one, the most worthy first; then closes and swaps. Returns them, and for each atom where it is served.
-    fn open(&self, prices: &Choice, limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
+    /// What serving each pair of each candidate is worth at these prices.
+    fn values(&self, prices: &Choice) -> Vec<Vec<f64>> {
         let value = |pair: &Pair| {
             let held: f64 = pair.held.iter().map(|(sample, bytes)| prices.price(*sample) * bytes).sum();
-            prices.timely(pair.objects, pair.bytes, pair.drag) - held - prices.drag_price * pair.drag
+            let worth = prices.timely(pair.objects, pair.bytes, pair.drag);
+            worth - held - prices.drag_price * pair.drag - prices.crowding(pair.most_dead)
         };
-        let values: Vec<Vec<f64>> =
-            self.candidates.iter().map(|candidate| candidate.pairs.iter().map(value).collect()).collect();
+        self.candidates.iter().map(|candidate| candidate.pairs.iter().map(value).collect()).collect()
+    }
+
+    /// Opens scopes one by one, the most worthy first; then closes and swaps. Returns them, and for each atom where it is served.
+    fn open(&self, prices: &Choice, limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
+        let values = self.values(prices);
         let mut served = vec![0.0_f64; self.atom_count];
         let mut open: Vec<usize> = Vec::new();
         let gain = |at: usize, served: &[f64]| -> f64 {

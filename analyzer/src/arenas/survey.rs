@@ -62,6 +62,8 @@ pub(super) struct CellFacts {
     pub(super) left_bytes: u64,
     /// By frame: bytes × bytes allocated between death and the end of the activation.
     pub(super) drag: Vec<f64>,
+    /// By frame: the most dead bytes that one activation would have held.
+    pub(super) most_dead: Vec<u64>,
 }
 
 impl CellFacts {
@@ -118,6 +120,8 @@ struct Level {
     function: u32,
     opened_bytes: u64,
     dead: Vec<Dead>,
+    /// There is one entry for each cell.
+    is_merged: bool,
     /// Length at which `dead` is worth merging again.
     merge_at: usize,
 }
@@ -198,18 +202,23 @@ impl<'t> Survey<'t> {
             let levels = &mut self.threads[thread.index()];
             let Some(mut level) = levels.pop() else { return };
             let frame = levels.len();
+            merge(&mut level);
             for dead in &level.dead {
                 let facts = &mut self.cells[dead.cell as usize];
                 if facts.drag.len() <= frame {
                     facts.drag.resize(frame + 1, 0.0);
+                    facts.most_dead.resize(frame + 1, 0);
                 }
+                facts.most_dead[frame] = facts.most_dead[frame].max(dead.bytes);
                 facts.drag[frame] += (dead.bytes as f64).mul_add(clock as f64, -dead.byte_clock);
             }
             if let Some(outer) = levels.last_mut() {
                 if outer.dead.len() < level.dead.len() {
                     std::mem::swap(&mut outer.dead, &mut level.dead);
                     outer.merge_at = level.merge_at;
+                    outer.is_merged = true;
                 }
+                outer.is_merged &= level.dead.is_empty();
                 outer.dead.append(&mut level.dead);
                 merge_if_worth(outer);
             }
@@ -243,7 +252,7 @@ impl<'t> Survey<'t> {
         let levels = &mut self.threads[thread.index()];
         for node in &open.nodes()[levels.len().min(open.depth())..] {
             let function = self.activations.function(*node).unwrap_or(u32::MAX);
-            levels.push(Level { function, opened_bytes: clock, dead: Vec::new(), merge_at: MERGE_AT });
+            levels.push(Level { function, opened_bytes: clock, dead: Vec::new(), is_merged: true, merge_at: MERGE_AT });
         }
     }
 
@@ -281,6 +290,7 @@ impl<'t> Survey<'t> {
         facts.left_bytes += chain.left_bytes;
         let levels = &mut self.threads[event.thread.index()];
         if let Some(level) = scope.checked_sub(1).and_then(|frame| levels.get_mut(frame)) {
+            level.is_merged = false;
             level.dead.push(Dead {
                 cell: chain.cell,
                 bytes: block.size_bytes + chain.left_bytes,
@@ -300,6 +310,9 @@ fn merge_if_worth(level: &mut Level) {
 
 /// One entry for each cell.
 fn merge(level: &mut Level) {
+    if std::mem::replace(&mut level.is_merged, true) {
+        return;
+    }
     level.dead.sort_unstable_by_key(|dead| dead.cell);
     level.dead.dedup_by(|next, kept| {
         let same = next.cell == kept.cell;

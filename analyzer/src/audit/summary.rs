@@ -376,6 +376,7 @@ pub(super) fn bottom_line(facts: &Facts<'_>) -> Vec<Sentence> {
     let proof = match arenas.verdict.kind {
         VerdictKind::Holds => "that is enough for a promise",
         VerdictKind::Breaks => "it broke there, so that the sites named must stay or be promoted",
+        VerdictKind::RaisesPeak => "the peak rose there by more than is allowed, so that the plan needs more room",
         VerdictKind::ThinEvidence => "too few for a promise: record more and different inputs before acting on it",
         VerdictKind::Nothing => "there was nothing to try",
     };

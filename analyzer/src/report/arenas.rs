@@ -23,7 +23,7 @@ pub fn arenas(out: &mut impl Write, screen: &Screen, arenas: &Arenas, limit: usi
     screen.heading(out, &title, &format!("chunks as in {}", arenas.policy.name()))?;
     let style = match arenas.verdict.kind {
         VerdictKind::Holds => Style::Good,
-        VerdictKind::Breaks => Style::Warning,
+        VerdictKind::Breaks | VerdictKind::RaisesPeak => Style::Warning,
         VerdictKind::ThinEvidence | VerdictKind::Nothing => Style::Plain,
     };
     screen.paragraph(out, "", style, &arenas.verdict.sentence)?;
