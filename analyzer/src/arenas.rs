@@ -364,11 +364,11 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         let mut budget = Budget::default();
         for (at, aim) in traces.iter().zip(&aim) {
             let live_bytes = &self.studied[*at].live_bytes;
-            budget.spare_bytes.extend(live_bytes.iter().map(|live| self.spare(*at, *aim, *live)));
+            budget.spare.extend(live_bytes.iter().map(|live| self.spare(*at, *aim, *live)));
         }
-        budget.rise_bytes = traces.iter().map(|at| self.studied[*at].peak_bytes as f64).fold(f64::INFINITY, f64::min)
+        budget.rise = traces.iter().map(|at| self.studied[*at].peak_bytes as f64).fold(f64::INFINITY, f64::min)
             * self.options.max_peak;
-        budget.live_byte_bytes = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
+        budget.live_time = traces.iter().map(|at| self.live_byte_bytes(*at)).sum();
         let is_scope = |name| !choose::is_root(self.book.name(name));
         let mut market = Market::of(self.atoms, &facts, is_scope, |name| self.atoms.scope(traces, name));
         // Plans that keep to what is allowed, if not to what is aimed at.
@@ -377,7 +377,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             let choice = market.choose(&budget, self.options.limit);
             let keys = keys::keys(self.atoms, traces, &facts, &choice);
             let fitted = self.try_out(traces, &choice.scopes, keys)?;
-            let broken: Vec<(usize, usize, Vec<High>)> = self.broken_moments(&fitted, &aim).collect();
+            let broken: Vec<(usize, usize, Vec<High>)> = broken_moments(&fitted, &aim).collect();
             let useless = useless(&fitted);
             // Others may take what they held.
             market.give_up(&useless);
@@ -385,7 +385,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
                 if broken.is_empty() {
                     return Ok(fitted);
                 }
-                if self.broken_moments(&fitted, &allowed).next().is_none() {
+                if broken_moments(&fitted, &allowed).next().is_none() {
                     good_enough.push(fitted);
                 }
                 if good_enough.len() > MORE_TRIES {
@@ -396,7 +396,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
                 let moments = highs.iter().map(|high| high.after).collect();
                 let sampled = self.sample(at, moments)?;
                 for (high, sample) in highs.iter().zip(&sampled) {
-                    let (number, held) = (budget.spare_bytes.len() as u32, self.atoms.held(at, sample));
+                    let (number, held) = (budget.spare.len() as u32, self.atoms.held(at, sample));
                     market.add_sample(number, &held);
                     for (atom, frame, bytes) in held {
                         facts[atom as usize].held.push((number, frame, bytes));
@@ -404,7 +404,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
                     // What chunks hold beside dead blocks is known from the simulation only.
                     let less = SHARPLY * (1 + attempt) as f64 * (high.bytes as f64 - aim[place]);
                     let enough = (market.held_at(&choice, number) - less).max(0.0);
-                    budget.spare_bytes.push(enough.min(self.spare(at, aim[place], high.live_bytes)));
+                    budget.spare.push(enough.min(self.spare(at, aim[place], high.live_bytes)));
                 }
             }
         }
@@ -427,7 +427,7 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
         loop {
             let fitted = self.try_out(traces, &choice.scopes, keys)?;
             let mut worse = useless(&fitted);
-            if self.broken_moments(&fitted, allowed).next().is_some() {
+            if broken_moments(&fitted, allowed).next().is_some() {
                 worse.extend(raises_most(&fitted));
             }
             if worse.is_empty() {
@@ -438,19 +438,6 @@ impl<P: FnMut(u64)> Bench<'_, '_, P> {
             let kept = fitted.keys.iter().filter(|key| !worse.contains(&fitted.scopes[key.scope]));
             keys = kept.map(|key| Key { scope: number(&fitted.scopes[key.scope]), ..key.clone() }).collect();
         }
-    }
-
-    /// Moments at which more is held than is allowed: place among the traces of the plan, the trace, and its moments.
-    fn broken_moments<'f>(
-        &self,
-        fitted: &'f Fitted,
-        allowed: &'f [f64],
-    ) -> impl Iterator<Item = (usize, usize, Vec<High>)> + use<'f, P> {
-        fitted.simulated.iter().zip(allowed).enumerate().filter_map(|(place, ((at, tried), allowed))| {
-            let over = tried.simulated.highs.iter().filter(|high| high.bytes as f64 > *allowed);
-            let over: Vec<High> = over.copied().collect();
-            (!over.is_empty()).then_some((place, *at, over))
-        })
     }
 
     /// Dead bytes that arenas may hold at a moment when so much is alive.
@@ -596,6 +583,18 @@ fn useless(fitted: &Fitted) -> Vec<choose::Scope> {
             && sum(arena, |figures| figures.free_count) > sum(arena, |figures| figures.chunk_count)
     };
     (0..fitted.scopes.len()).filter(|arena| !is_useful(*arena)).map(|arena| fitted.scopes[arena]).collect()
+}
+
+/// Moments at which more is held than is allowed: place among the traces of the plan, the trace, and its moments.
+fn broken_moments<'f>(
+    fitted: &'f Fitted,
+    allowed: &'f [f64],
+) -> impl Iterator<Item = (usize, usize, Vec<High>)> + use<'f> {
+    fitted.simulated.iter().zip(allowed).enumerate().filter_map(|(place, ((at, tried), allowed))| {
+        let over = tried.simulated.highs.iter().filter(|high| high.bytes as f64 > *allowed);
+        let over: Vec<High> = over.copied().collect();
+        (!over.is_empty()).then_some((place, *at, over))
+    })
 }
 
 /// How much higher the peak is with a plan, as a part; the worst trace.

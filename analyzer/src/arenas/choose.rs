@@ -106,12 +106,12 @@ struct Candidate {
 /// What may be held beside what is live.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Budget {
-    /// By sample: bytes.
-    pub(super) spare_bytes: Vec<f64>,
+    /// Bytes by sample.
+    pub(super) spare: Vec<f64>,
     /// Live bytes × bytes allocated, of all traces.
-    pub(super) live_byte_bytes: f64,
-    /// How much higher the peak may be, the least of all traces.
-    pub(super) rise_bytes: f64,
+    pub(super) live_time: f64,
+    /// How many bytes higher the peak may be, the least of all traces.
+    pub(super) rise: f64,
 }
 
 /// The scopes chosen, and the prices they were chosen at.
@@ -286,17 +286,17 @@ impl Market {
     pub(super) fn choose(&self, budget: &Budget, limit: usize) -> Choice {
         let mut choice = Choice {
             scopes: Vec::new(),
-            prices: vec![0.0; budget.spare_bytes.len()],
-            drag_price: DRAG * self.object_count / budget.live_byte_bytes.max(1.0),
+            prices: vec![0.0; budget.spare.len()],
+            drag_price: DRAG * self.object_count / budget.live_time.max(1.0),
             crowd_price: CROWD * self.object_count,
-            rise_bytes: budget.rise_bytes,
+            rise_bytes: budget.rise,
             bytes: self.bytes,
         };
         let mut best: Option<(f64, Choice)> = None;
-        let unit = self.object_count / budget.spare_bytes.iter().copied().fold(1.0, f64::max);
+        let unit = self.object_count / budget.spare.iter().copied().fold(1.0, f64::max);
         for round in 0..ROUNDS {
             let (opened, serving) = self.open(&choice, limit);
-            let mut sums = vec![0.0; budget.spare_bytes.len()];
+            let mut sums = vec![0.0; budget.spare.len()];
             let mut worth = 0.0;
             for (candidate, pair) in serving.iter().flatten() {
                 let pair = &self.candidates[*candidate].pairs[*pair];
@@ -306,7 +306,7 @@ impl Market {
                 }
             }
             let mut fits = true;
-            for ((price, sum), spare) in choice.prices.iter_mut().zip(&sums).zip(&budget.spare_bytes) {
+            for ((price, sum), spare) in choice.prices.iter_mut().zip(&sums).zip(&budget.spare) {
                 if *sum > *spare {
                     fits = false;
                     let over = (sum / spare.max(1.0)).min(16.0);
