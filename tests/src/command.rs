@@ -26,6 +26,8 @@ pub struct Finished {
     pub stderr: Vec<u8>,
     /// User and system time of it and of all children it waited for.
     pub cpu: Duration,
+    /// Most memory that it, or one of those children, had resident at a time.
+    pub peak_rss_bytes: u64,
 }
 
 impl Finished {
@@ -145,8 +147,15 @@ impl Running {
     pub fn finish(mut self) -> Finished {
         drop(self.stdin.take());
         self.wait_until("its end", |me| me.has_ended());
-        let (status, cpu) = reap(&mut self.child);
-        Finished { status, stdout: self.stdout.end(), stderr: self.stderr.end(), cpu }
+        let (status, usage) = reap(&mut self.child);
+        Finished {
+            status,
+            stdout: self.stdout.end(),
+            stderr: self.stderr.end(),
+            cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
+            // Linux counts in KiB.
+            peak_rss_bytes: usage.ru_maxrss as u64 * 1024,
+        }
     }
 
     /// Standard error until now.
@@ -205,14 +214,14 @@ impl Drop for Running {
 }
 
 /// Waits for a child that has ended and says what it and its children cost.
-fn reap(child: &mut Child) -> (ExitStatus, Duration) {
+fn reap(child: &mut Child) -> (ExitStatus, libc::rusage) {
     let mut status = 0;
     // SAFETY: an all-zero rusage is a valid value of that plain C struct.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live local variables; the pid is that of our unreaped child.
     let got = unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, 0, &raw mut usage) };
     assert_eq!(got, child.id() as libc::pid_t, "wait4 failed: {}", std::io::Error::last_os_error());
-    (ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime))
+    (ExitStatus::from_raw(status), usage)
 }
 
 fn duration(time: libc::timeval) -> Duration {

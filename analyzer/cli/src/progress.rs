@@ -90,6 +90,29 @@ impl ReplayBar {
     }
 }
 
+/// What is shown while plans are made and tried: how many passes that takes is not known before.
+pub(crate) struct SearchBar(ProgressBar);
+
+impl SearchBar {
+    pub(crate) fn new(event_count: u64) -> Self {
+        let hidden = event_count < ReplayBar::WORTH_A_BAR || !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let style =
+            ProgressStyle::with_template("{spinner} trying plans: {human_pos} events read  {per_sec}  {elapsed}");
+        bar.set_style(style.expect("the template is constant"));
+        Self(bar)
+    }
+
+    pub(crate) fn advance(&self, event_count: u64) {
+        self.0.inc(event_count);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// The bar that is shown while a replay is run several times.
 pub(crate) struct RunsBar(ProgressBar);
 

@@ -5,7 +5,7 @@ use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
 
 use super::atoms::{AtomFacts, Atoms, Book, NameId};
-use super::change;
+use super::proof::change;
 use super::choose::Scope;
 use super::keys::Key;
 use super::plan::{AtEnd, Nesting, Plan, scope_frame};

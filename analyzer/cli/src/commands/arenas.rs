@@ -91,9 +91,8 @@ impl Args {
             wrappers: self.wrappers.with_profiles(&built_in()),
             decoders: super::decoders(),
         };
-        let most = inputs.iter().map(|input| input.trace.event_count).max().unwrap_or(0);
-        let bar = progress::ReplayBar::new(most);
-        let found = arenas(&inputs, &options, |events| bar.update(events))?;
+        let bar = progress::SearchBar::new(inputs.iter().map(|input| input.trace.event_count).sum());
+        let found = arenas(&inputs, &options, |events| bar.advance(events))?;
         bar.finish();
         if let Some(path) = &self.write_plan {
             let text = serde_json::to_string_pretty(&found.plan)?;

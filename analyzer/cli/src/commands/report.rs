@@ -161,9 +161,8 @@ impl Args {
             wrappers: wrappers.clone(),
             decoders: super::decoders(),
         };
-        let most = inputs.iter().map(|input| input.trace.event_count).max().unwrap_or(0);
-        let bar = progress::ReplayBar::new(most);
-        let found = arenas(&inputs, &options, |events| bar.update(events))?;
+        let bar = progress::SearchBar::new(inputs.iter().map(|input| input.trace.event_count).sum());
+        let found = arenas(&inputs, &options, |events| bar.advance(events))?;
         bar.finish();
         Ok(found)
     }

@@ -2,13 +2,22 @@
 //!
 //! Most of the intake's time is spent here, and most of that is waiting for memory: a compiler's tree has hundreds of
 //! thousands of nodes, and each one leads to the next. So a node is looked up by a hash of its *path*, the addresses from
-//! the root to it, which is known before its parent has been found: the processor fetches several at once.
+//! the root to it, which is known before its parent has been found: the processor fetches several at once. And each look
+//! fetches one line of the cache: slots are a quarter of one, and those of equal hashes lie side by side.
+//!
+//! Nothing rests on hashes being different. Under one parent the hash is a bijection of the address, so parent and hash
+//! together are parent and address:
+//!
+//! ```text
+//!   path(node) = mix(path(parent) ⊕ address)          mix: 64 bits → 64 bits, invertible
+//! ```
 
-use hashbrown::HashTable;
 use trace_format::StackId;
 
 /// 2^64 divided by the golden ratio.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Slots of the first table.
+const FEWEST_SLOTS: usize = 1 << 10;
 
 /// A node and the hash of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +33,7 @@ impl Place {
     /// The path's hash with one more address.
     #[inline]
     fn onward(self, address: u64) -> u64 {
-        let product = u128::from((self.path ^ address).wrapping_add(ODD)) * u128::from(ODD);
-        product as u64 ^ (product >> 64) as u64
+        mix(self.path ^ address)
     }
 
     /// As a node of a tree that keeps its own order.
@@ -35,19 +43,29 @@ impl Place {
     }
 }
 
-/// One node, by its path.
+/// Shifts by half a word or more and products with odd numbers can be undone: so can this.
+#[inline]
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 32)).wrapping_mul(ODD);
+    (value ^ (value >> 32)).wrapping_mul(ODD)
+}
+
+/// One node, by its path; the empty stack, which is under nothing, marks a slot that is free.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     path: u64,
-    address: u64,
     parent: StackId,
     node: StackId,
 }
 
-/// All nodes of a process.
+const FREE: Slot = Slot { path: 0, parent: StackId::EMPTY, node: StackId::EMPTY };
+
+/// All nodes of a process: open addressing, at most two thirds full.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeTable {
-    slots: HashTable<Slot>,
+    /// A power of two, or none.
+    slots: Vec<Slot>,
+    count: usize,
     generation: u32,
 }
 
@@ -56,23 +74,55 @@ impl NodeTable {
     #[inline]
     pub(super) fn find(&self, parent: Place, address: u64) -> Result<Place, Unplaced> {
         let path = parent.onward(address);
-        let is_it = |slot: &Slot| slot.parent == parent.node && slot.address == address;
-        match self.slots.find(path, is_it) {
-            Some(slot) => Ok(Place { node: slot.node, path }),
-            None => Err(Unplaced { path, address, parent: parent.node }),
+        let unplaced = Unplaced { path, parent: parent.node };
+        if self.slots.is_empty() {
+            return Err(unplaced);
         }
+        let slot = self.slots[self.slot(path, parent.node)];
+        if slot.node == StackId::EMPTY { Err(unplaced) } else { Ok(Place { node: slot.node, path }) }
     }
 
     /// Gives a place that was not found its node.
     pub(super) fn insert(&mut self, at: Unplaced, node: StackId) -> Place {
-        let Unplaced { path, address, parent } = at;
-        self.slots.insert_unique(path, Slot { path, address, parent, node }, |slot| slot.path);
+        if 3 * (self.count + 1) > 2 * self.slots.len() {
+            self.grow();
+        }
+        let Unplaced { path, parent } = at;
+        let index = self.slot(path, parent);
+        self.slots[index] = Slot { path, parent, node };
+        self.count += 1;
         Place { node, path }
+    }
+
+    /// Where a path is, or would be.
+    #[inline]
+    fn slot(&self, path: u64, parent: StackId) -> usize {
+        let mask = self.slots.len() - 1;
+        // The high bits of a product depend on all bits of both factors.
+        let mut index = (path >> 32) as usize & mask;
+        loop {
+            let slot = &self.slots[index];
+            if slot.path == path && slot.parent == parent || slot.node == StackId::EMPTY {
+                return index;
+            }
+            index = (index + 1) & mask;
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let wider = vec![FREE; (2 * self.slots.len()).max(FEWEST_SLOTS)];
+        let slots = std::mem::replace(&mut self.slots, wider);
+        for slot in slots.into_iter().filter(|slot| slot.node != StackId::EMPTY) {
+            let index = self.slot(slot.path, slot.parent);
+            self.slots[index] = slot;
+        }
     }
 
     /// Forgets all nodes: addresses mean something else from now on.
     pub(super) fn clear(&mut self) {
         self.slots.clear();
+        self.count = 0;
         self.generation += 1;
     }
 
@@ -86,12 +136,13 @@ impl NodeTable {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unplaced {
     path: u64,
-    address: u64,
     parent: StackId,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -122,5 +173,29 @@ mod tests {
         let unplaced = table.find(one, 7).expect_err("the table is empty");
         table.insert(unplaced, StackId(3));
         assert!(table.find(one, 7).is_ok() && table.find(other, 7).is_err());
+    }
+
+    #[test]
+    fn many_nodes_are_those_of_a_map() {
+        let (mut table, mut known) = (NodeTable::default(), HashMap::new());
+        let (mut places, mut random) = (vec![Place::ROOT], 1_u64);
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Few parents and addresses, and addresses that differ in one end only: they meet again and lie close.
+            let parent = places[(random >> 40) as usize % places.len() % 700];
+            let address = [0x7f00_0000_0000, 1 << 60][(random >> 33) as usize % 2] + ((random >> 50) << 4);
+            let next = StackId(places.len() as u32);
+            let place = match table.find(parent, address) {
+                Ok(place) => place,
+                Err(unplaced) => table.insert(unplaced, next),
+            };
+            let expected = *known.entry((parent.node, address)).or_insert(next);
+            assert_eq!(place.node, expected);
+            if expected == next {
+                places.push(place);
+            }
+        }
+        assert_eq!(known.len() + 1, places.len());
+        assert!(known.len() > 2 * FEWEST_SLOTS, "the table grew: {}", known.len());
     }
 }
