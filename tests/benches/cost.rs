@@ -3,7 +3,7 @@
 //! What unwinding adds is the time that the kernel spent in our programs, with stacks less without (`bpf_stats`).
 //!
 //! `cargo bench -p tests --bench cost -- [--runs N] [--smoke] [--only NAME]`
-//! Prints medians, ratios against the floor of the same run, the size of the traces and the speed of replay. Needs root.
+//! Prints medians, ratios against the floor of the same round, the size of the traces and the speed of replay. Needs root.
 //! `--smoke`: one run of small inputs, to see that everything works; its figures mean nothing.
 
 use std::path::PathBuf;
@@ -175,6 +175,28 @@ fn replay_events_per_s(trace: &std::path::Path, runs: usize) -> Option<f64> {
     Some(info(trace).file.events as f64 / median(&mut times).max(Duration::from_millis(1).as_secs_f64()))
 }
 
+/// Seconds of a way of running, round by round.
+fn of(times: &[Vec<f64>], way: Way) -> &[f64] {
+    Way::ALL.iter().position(|each| *each == way).map_or(&[], |index| &times[index])
+}
+
+/// What a way costs by another: the median of the ratios within each round, which a slow spell of the machine leaves alone.
+fn ratio(times: &[Vec<f64>], way: Way, by: Way) -> Option<f64> {
+    let mut ratios: Vec<f64> = of(times, way).iter().zip(of(times, by)).map(|(one, other)| one / other).collect();
+    (!ratios.is_empty()).then(|| median(&mut ratios))
+}
+
+/// What stacks add to the time that the kernel spends in our programs, ns per event, and bytes per event: medians of pairs of runs.
+fn unwinding(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<(f64, f64)> {
+    let pairs = (0..runs).map(|_| {
+        let (without, ..) = in_programs(Way::Recorded, subject, trace)?;
+        let (with, events, bytes) = in_programs(way, subject, trace)?;
+        Some(((with - without) / events, bytes))
+    });
+    let (mut added, mut bytes): (Vec<f64>, Vec<f64>) = pairs.collect::<Option<Vec<_>>>()?.into_iter().unzip();
+    Some((median(&mut added), median(&mut bytes)))
+}
+
 /// What the kernel spent in our programs and how many events and bytes there were, with the kernel's statistics on.
 fn in_programs(way: Way, subject: &Subject, trace: &std::path::Path) -> Option<(f64, f64, f64)> {
     let switch = std::path::Path::new("/proc/sys/kernel/bpf_stats_enabled");
@@ -235,12 +257,13 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
             }
         }
     }
-    let medians: Vec<Option<f64>> = times.iter_mut().map(|times| (!times.is_empty()).then(|| median(times))).collect();
-    let floor = medians[1].expect("the floor was measured");
-    for (way, seconds) in Way::ALL.into_iter().zip(&medians) {
-        match seconds {
-            Some(seconds) => say(&format!("  {:<22} {seconds:>8.3} s   {:>5.2} × floor", way.name(), seconds / floor)),
-            None => say(&format!("  {:<22} not available", way.name())),
+    for way in Way::ALL {
+        match (of(&times, way), ratio(&times, way, Way::Floor)) {
+            ([], _) | (_, None) => say(&format!("  {:<22} not available", way.name())),
+            (seconds, Some(ratio)) => {
+                let seconds = median(&mut seconds.to_vec());
+                say(&format!("  {:<22} {seconds:>8.3} s   {ratio:>5.2} × floor", way.name()));
+            }
         }
     }
     let (events, bytes_per_event, _) = sizes[sizes.len() / 2];
@@ -250,24 +273,21 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
     if let Some(speed) = speed {
         say(&format!("  replay on one core     {:.1} million events/s (the whole of `info`)", speed / 1e6));
     }
-    let without = in_programs(Way::Recorded, subject, &trace);
     let mut unwinding_ns = None;
     let mut stacked_bytes = None;
     for way in [Way::AllocStacks, Way::AllStacks] {
-        if let (Some((without, ..)), Some((with, events, bytes))) = (without, in_programs(way, subject, &trace)) {
-            let added = (with - without) / events;
+        if let Some((added, bytes)) = unwinding(way, subject, &trace, arguments.runs) {
             say(&format!("  unwinding adds         {added:.0} ns to an event, {bytes:.2} bytes each ({})", way.name()));
             (unwinding_ns, stacked_bytes) = (Some(added), Some(bytes));
         }
     }
-    let ratio = medians[2].expect("the recording was measured") / floor;
-    let by = |way: Way| Way::ALL.iter().position(|each| *each == way).and_then(|index| medians[index]);
-    let stacks = subject.stacks_bar.and_then(|(bar, way)| Some((by(Way::AllocStacks)? / by(way)?, bar, way)));
+    let cost = ratio(&times, Way::Recorded, Way::Floor).expect("the recording was measured");
+    let stacks = subject.stacks_bar.and_then(|(bar, way)| Some((ratio(&times, Way::AllocStacks, way)?, bar, way)));
     if let Some((ratio, bar, way)) = stacks {
         say(&format!("  stacks of allocs cost  {ratio:.2} × {} (bar {bar})", way.name()));
     }
     let bars = [
-        (ratio > COST_BAR && !subject.name.starts_with("clang"), format!("cost {ratio:.2} × floor (bar {COST_BAR})")),
+        (cost > COST_BAR && !subject.name.starts_with("clang"), format!("cost {cost:.2} × floor (bar {COST_BAR})")),
         (
             bytes_per_event > BYTES_PER_EVENT_BAR && events > 1_000_000,
             format!("{bytes_per_event:.2} bytes per event (bar {BYTES_PER_EVENT_BAR})"),
@@ -284,7 +304,11 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
         ),
         (
             unwinding_ns.zip(subject.unwinding_bar_ns).is_some_and(|(added, bar)| added > bar),
-            format!("unwinding adds {:.0} ns (bar {:?})", unwinding_ns.unwrap_or(0.0), subject.unwinding_bar_ns),
+            format!(
+                "unwinding adds {:.0} ns (bar {:.0})",
+                unwinding_ns.unwrap_or(0.0),
+                subject.unwinding_bar_ns.unwrap_or(0.0)
+            ),
         ),
         (
             stacked_bytes.is_some_and(|bytes| bytes > STACKED_BYTES_PER_EVENT_BAR) && events > 1_000_000,

@@ -115,9 +115,8 @@ impl<P: Fn(u64) + Sync> Bench<'_, '_, P> {
                     break;
                 }
             }
-            let sampled = broken.par_iter().map(|(_, at, highs)| {
-                self.sample(*at, highs.iter().map(|high| high.after).collect())
-            });
+            let sampled =
+                broken.par_iter().map(|(_, at, highs)| self.sample(*at, highs.iter().map(|high| high.after).collect()));
             let sampled = sampled.collect::<Result<Vec<_>, ReadError>>()?;
             for ((place, at, highs), sampled) in broken.into_iter().zip(sampled) {
                 for (high, sample) in highs.iter().zip(&sampled) {
@@ -203,7 +202,8 @@ impl<P: Fn(u64) + Sync> Bench<'_, '_, P> {
                 .collect(),
         });
         let plan = Plan::new(self.options.policy, arenas.collect());
-        let tried = traces.par_iter().map(|at| Ok((*at, self.simulate(*at, &plan)?))).collect::<Result<_, ReadError>>()?;
+        let tried =
+            traces.par_iter().map(|at| Ok((*at, self.simulate(*at, &plan)?))).collect::<Result<_, ReadError>>()?;
         Ok(Fitted { plan, keys, scopes, tried })
     }
 
@@ -212,7 +212,6 @@ impl<P: Fn(u64) + Sync> Bench<'_, '_, P> {
         let activations = self.atoms.scope(traces, scope.name).activation_count;
         if activations >= MANY_ACTIVATIONS * traces.len() as u64 { AtEnd::Reset } else { AtEnd::Destroy }
     }
-
 }
 
 /// The scopes of arenas that hold too few objects at a time, or save no more frees than their chunks cost.
@@ -257,4 +256,3 @@ fn raises_most(fitted: &Fitted) -> Option<Scope> {
     let worst = (0..fitted.scopes.len()).max_by(|one, other| rise(*one).total_cmp(&rise(*other)))?;
     Some(fitted.scopes[worst])
 }
-

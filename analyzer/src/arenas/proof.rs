@@ -3,11 +3,11 @@
 
 use serde::Serialize;
 
+use super::Input;
 use super::atoms::Book;
 use super::fit::Tried;
 use super::plan::{Plan, StackPaths};
 use super::simulate::Simulated;
-use super::Input;
 use crate::replay::Outcome;
 use crate::sites::ratio;
 use crate::wrappers::Wrappers;
@@ -145,7 +145,6 @@ impl Trial {
         }
     }
 }
-
 
 /// The sites whose objects break a plan, those with the most first.
 pub(super) fn broken_sites(

@@ -5,10 +5,10 @@ use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
 
 use super::atoms::{AtomFacts, Atoms, Book, NameId};
-use super::proof::change;
 use super::choose::Scope;
 use super::keys::Key;
 use super::plan::{AtEnd, Nesting, Plan, scope_frame};
+use super::proof::change;
 use super::simulate::Simulated;
 use crate::sites::ratio;
 
