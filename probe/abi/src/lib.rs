@@ -321,8 +321,6 @@ pub struct WalkProgress {
     pub window_start: u64,
     /// Bytes that it holds.
     pub window_bytes: u64,
-    /// Where the stack of the record before ended; 0 if there was none.
-    pub top: u64,
     /// The process's code.
     pub space: u32,
     /// Frames walked.

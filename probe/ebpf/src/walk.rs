@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Every frame is walked and compared, none is taken for granted: a return address deep in the stack changes while the
-//! ones around it stay. Stack memory is read through a *window*, a copy of up to 4 KiB that is made anew when a slot lies
-//! outside of it: one copy costs about as much as two single reads. CFAs are not assumed to grow (fibers, signal
+//! ones around it stay. Stack memory is read through a *window*, a copy that is made anew when a slot lies outside of it:
+//! one copy costs about as much as two single reads. CFAs are not assumed to grow (fibers, signal
 //! stacks).
 
 use core::{
@@ -31,10 +31,10 @@ use probe_abi::{
 use crate::{
     maps::{MORE_WALKS, MORE_WINDOWS, WALKS, WIDE_RULES, WINDOWS},
     rules, threads,
-    window::read,
+    window::{move_to, read},
 };
 
-const LAST: u32 = MAX_FRAMES as u32 - 1;
+pub(crate) const LAST: u32 = MAX_FRAMES as u32 - 1;
 /// Frames that one step takes at most if they are what they were.
 const SAME_FRAMES: u32 = 8;
 /// The CFA of a frame whose own is not known: this far above its callee's, where `_start` has it.
@@ -148,7 +148,6 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
         rbp,
         window_start: 0,
         window_bytes: 0,
-        top: outermost(&walk),
         space,
         count: 0,
         end: WalkEnd::TooDeep as u32,
@@ -167,23 +166,10 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
         now.call = found.wrapping_sub(1);
     }
     // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
-    unsafe { bpf_loop(MAX_FRAMES as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    unsafe { bpf_loop(2 * MAX_FRAMES as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
     let kept = kept(&mut walk);
     let now = walk.now();
     Outcome::new(now.count, kept, now.end as u8).0
-}
-
-/// Where the stack before ended: the CFA of its outermost frame; 0 if there is none.
-#[inline(always)]
-fn outermost(walk: &Walk) -> u64 {
-    // SAFETY: map values of this thread alone; the index is below the length.
-    unsafe {
-        let length = (*walk.state).length;
-        if length == 0 || length > MAX_FRAMES as u32 {
-            return 0;
-        }
-        (*(&raw const (*walk.before).frames).cast::<Frame>().add((length - 1) as usize)).cfa
-    }
 }
 
 /// What the steps of a walk work on. `bpf_loop` keeps the verifier from unrolling them.
@@ -191,7 +177,7 @@ fn outermost(walk: &Walk) -> u64 {
 pub(crate) struct Walk {
     pub(crate) state: *mut WalkState,
     buffer: *mut StackBuffer,
-    before: *const StackBuffer,
+    pub(crate) before: *const StackBuffer,
     pub(crate) window: *mut u64,
     tid: u32,
 }
@@ -217,14 +203,35 @@ const NO_RUN: u32 = u32::MAX;
 unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> u64 {
     // SAFETY: `bpf_loop` hands over the pointer that `walk_stack` gave it.
     let walk = unsafe { &*walk };
-    if same(walk) { 0 } else { frame(walk) }
+    match same(walk) {
+        Met::Known => 0,
+        Met::Outside if move_to(walk, partner_cfa(walk).wrapping_sub(8)) != 0 => 0,
+        Met::Outside | Met::Other => frame(walk),
+    }
+}
+
+/// The CFA of the next frame of the stack before.
+#[inline(always)]
+fn partner_cfa(walk: &Walk) -> u64 {
+    // SAFETY: a map value of this thread alone; the index is below the length.
+    unsafe { (*(&raw const (*walk.before).frames).cast::<Frame>().add((walk.now().at & LAST) as usize)).cfa }
+}
+
+/// What [`same`] met in the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Met {
+    /// Nothing but frames that are what they were.
+    Known,
+    /// One that may be, but outside of the window.
+    Outside,
+    /// Another one.
+    Other,
 }
 
 /// Walks frames that are what they were, up to [`SAME_FRAMES`] of them: the same return address at the same CFA, within the
-/// window, by a plain rule. It does what [`frame`] does, for most frames, in a fraction of the instructions. Returns
-/// whether it never met another kind.
+/// window, by a plain rule. It does what [`frame`] does, for most frames, in a fraction of the instructions.
 #[inline(always)]
-fn same(walk: &Walk) -> bool {
+fn same(walk: &Walk) -> Met {
     let now = walk.now();
     // SAFETY: map values of this thread alone.
     let (before, before_rules, frames, rules, window) = unsafe {
@@ -240,7 +247,7 @@ fn same(walk: &Walk) -> bool {
     let (window_start, window_bytes) = (now.window_start, now.window_bytes);
     let (mut count, mut at) = (now.count, now.at);
     let (mut address, mut sp, mut rbp) = (now.address, now.sp, now.rbp);
-    let mut all = true;
+    let mut met = Met::Known;
     for _ in 0..SAME_FRAMES {
         // SAFETY: indices are below lengths.
         let (partner, rule) =
@@ -249,8 +256,12 @@ fn same(walk: &Walk) -> bool {
         let cfa = base.wrapping_add((rule.cfa_words() * 8) as u64);
         let agrees = at < before_count && partner.address == address && partner.cfa == cfa;
         let offset = cfa.wrapping_sub(8).wrapping_sub(window_start);
-        if !agrees || rule.kind() > KIND_RBP || count >= limit || offset >= window_bytes || offset & 7 != 0 {
-            all = false;
+        if !agrees || rule.kind() > KIND_RBP || count >= limit || offset & 7 != 0 {
+            met = Met::Other;
+            break;
+        }
+        if offset >= window_bytes {
+            met = Met::Outside;
             break;
         }
         // SAFETY: the index is below the length.
@@ -259,7 +270,7 @@ fn same(walk: &Walk) -> bool {
         if slot != 0 {
             let saved = offset.wrapping_add(8).wrapping_sub((slot * 8) as u64);
             if saved >= window_bytes {
-                all = false;
+                met = Met::Other;
                 break;
             }
             // SAFETY: as above.
@@ -270,7 +281,7 @@ fn same(walk: &Walk) -> bool {
             if slot != 0 {
                 rbp = now.rbp;
             }
-            all = false;
+            met = Met::Other;
             break;
         }
         // SAFETY: as above.
@@ -294,7 +305,7 @@ fn same(walk: &Walk) -> bool {
     now.address = address;
     now.call = address.wrapping_sub(1);
     now.rbp = rbp;
-    all
+    met
 }
 
 /// One frame. Returns 1 to end the walk.

@@ -4,16 +4,20 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_user};
-use probe_abi::WINDOW_BYTES;
+use probe_abi::{Frame, WINDOW_BYTES};
 
-use crate::walk::Walk;
+use crate::walk::{LAST, Walk};
 
 /// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
 const BELOW: u64 = 64;
-/// A stack before that ended further away than this was another stack.
-const LARGEST_STACK_BYTES: u64 = 8 << 20;
-/// A window's size where nothing is known of the stack.
-const GUESS_BYTES: u64 = 4096;
+/// Bytes of a window at least.
+const LEAST_BYTES: u64 = 512;
+/// Frames further apart than this are not worth one copy: what lies between costs more than another one.
+const FAR_BYTES: u64 = 4096;
+/// Frames taken at once where all lie close together.
+const STRIDE: u32 = 4;
+/// Times that is done for a window at most.
+const STRIDES: u32 = 6;
 
 /// Eight bytes of the stack.
 #[inline(always)]
@@ -25,28 +29,60 @@ pub(crate) fn read(walk: &Walk, at: u64) -> Option<u64> {
         // SAFETY: the index is below the length.
         return Some(unsafe { *window.add((offset >> 3) as usize & (WINDOW_BYTES / 8 - 1)) });
     }
-    if at & 7 == 0 && copy(walk, at.wrapping_sub(BELOW)) != 0 {
+    if at & 7 == 0 && move_to(walk, at) != 0 {
         // SAFETY: as above.
         return Some(unsafe { *window.add(BELOW as usize / 8) });
     }
     unsafe { bpf_probe_read_user(at as *const u64) }.ok()
 }
 
-/// Fills the window from an address on. A copy that fails leaves zeros, so it ends where it must not fail: at the end of
-/// its page, or before the address where a copy failed before (the end of the stack).
+/// How far out frames lie close together, from one on that begins at `last`. CFAs nearly always grow, so most need no look.
+#[inline(always)]
+fn reach(frames: *const Frame, first: u32, count: u32, mut last: u64) -> u64 {
+    // SAFETY: the index is below the length.
+    let cfa = |at: u32| unsafe { (*frames.add((at & LAST) as usize)).cfa };
+    let outermost = cfa(count.wrapping_sub(1));
+    if outermost.wrapping_sub(last) <= FAR_BYTES {
+        return outermost;
+    }
+    let mut at = first;
+    for _ in 0..STRIDES {
+        let next = cfa(at + STRIDE - 1);
+        if at + STRIDE > count || next.wrapping_sub(last) > FAR_BYTES {
+            break;
+        }
+        last = next;
+        at += STRIDE;
+    }
+    for _ in 0..STRIDE {
+        let next = cfa(at);
+        if at >= count || next.wrapping_sub(last) > FAR_BYTES {
+            break;
+        }
+        last = next;
+        at += 1;
+    }
+    last
+}
+
+/// Moves the window to a slot. It reaches as far out as frames of the stack before lay close together, which is where the next
+/// slots will be: compilers have frames of many KiB, and between those nothing is wanted. Returns 0 if that cannot be read.
+///
+/// A copy that fails leaves zeros, so it ends where it must not fail: at the end of its page, or before the address where a
+/// copy failed before (the end of the stack).
 #[inline(never)]
-fn copy(walk: &Walk, start: u64) -> u32 {
+pub(crate) fn move_to(walk: &Walk, slot: u64) -> u32 {
     let (state, now) = (walk.state, walk.now());
     let window = walk.window.cast::<c_void>();
-    // SAFETY: a map value, of this thread alone.
-    let barrier = unsafe { (*state).barrier };
+    // SAFETY: map values, of this thread alone.
+    let (barrier, frames) = unsafe { ((*state).barrier, (&raw const (*walk.before).frames).cast::<Frame>()) };
+    let last = reach(frames, now.at, now.before_count, slot + 8);
+    let start = slot.wrapping_sub(BELOW);
     now.window_start = start;
     now.window_bytes = 0;
-    // As far as the stack before reached, if that is known: the rest of a page is not worth copying.
-    let mut bytes = GUESS_BYTES;
-    let top = now.top;
-    if top > start && top - start < LARGEST_STACK_BYTES {
-        bytes = top - start;
+    let mut bytes = last.wrapping_sub(start);
+    if bytes < LEAST_BYTES {
+        bytes = LEAST_BYTES;
     }
     if barrier > start && barrier - start < bytes {
         bytes = barrier - start;
