@@ -217,7 +217,7 @@ fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
             replay.events(events);
             spent += start.elapsed();
         };
-        trace.for_each_chunk(1, one_chunk).expect("the trace is readable");
+        trace.for_each_chunk(0, one_chunk).expect("the trace is readable");
         let start = Instant::now();
         drop(replay.finish());
         spent + start.elapsed()

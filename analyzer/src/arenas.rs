@@ -21,6 +21,7 @@ mod fit;
 mod follow;
 mod growth;
 mod keys;
+mod phases;
 mod plan;
 mod proof;
 mod simulate;
@@ -35,7 +36,7 @@ pub use plan::{Arena, AtEnd, Home, Nesting, Placement, Plan};
 pub use proof::{BrokenSite, SAFE_SHARE, Trial, Verdict, VerdictKind};
 pub(crate) use simulate::Simulation;
 pub use simulate::{ArenaFigures, High, Simulated, simulate};
-pub use suggest::{Builder, Escapee, Passed, Site, Suggestion, Tested};
+pub use suggest::{Builder, Escapee, InPhase, Passed, Site, Suggestion, Tested};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -43,10 +44,12 @@ use trace_format::{ReadError, Trace};
 
 use self::atoms::{Atoms, Book};
 use self::fit::Bench;
+use self::phases::Phases;
 use self::proof::verdict;
 use self::study::study;
 use crate::doubt::{Doubt, doubts};
 use crate::names::Names;
+use crate::profile::Profile;
 use crate::wrappers::Wrappers;
 
 /// A trace to learn from, or to try a plan on.
@@ -73,6 +76,8 @@ pub struct ArenaOptions {
     pub max_peak: f64,
     /// Functions that allocate on behalf of others.
     pub wrappers: Wrappers,
+    /// Profiles of compilers: which phases arenas are in.
+    pub profiles: Vec<Profile>,
     /// Threads that decode.
     pub decoders: usize,
 }
@@ -110,6 +115,9 @@ pub fn arenas(
     options: &ArenaOptions,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Arenas, ReadError> {
+    // Several traces are read at a time as it is.
+    let decoders = if inputs.len() > 1 { 0 } else { options.decoders };
+    let options = &ArenaOptions { decoders, ..options.clone() };
     let mut book = Book::default();
     let mut atoms = Atoms::default();
     let mut studied = Vec::new();
@@ -149,6 +157,7 @@ pub fn arenas(
         book: &book,
         atoms: &atoms,
         facts: &facts,
+        phases: &Phases::of(&options.profiles, inputs),
         plan: &whole.plan,
         scopes: &whole.scopes,
         keys: &whole.keys,

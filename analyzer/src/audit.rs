@@ -331,6 +331,7 @@ mod tests {
             limit: 5,
             max_peak: 0.01,
             wrappers: wrappers.clone(),
+            profiles: Vec::new(),
             decoders: 0,
         };
         audit(&Material {

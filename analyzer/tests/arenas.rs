@@ -6,6 +6,7 @@ use std::path::Path;
 
 use analyzer::Names;
 use analyzer::arenas::{ArenaOptions, Arenas, Input, Plan, Policy, VerdictKind, arenas, simulate};
+use analyzer::profile::built_in;
 use analyzer::wrappers::Wrappers;
 use trace_format::Trace;
 
@@ -16,12 +17,14 @@ const TRACES: [&str; 4] = [
     "tests/invariants/minicompiler.htape",
 ];
 
-const POLICIES: [Policy; 5] = [
+const POLICIES: [Policy; 6] = [
     Policy::Llvm,
     Policy::Rustc,
     Policy::Zig,
     Policy::Bumpalo,
     Policy::Custom { first_bytes: 64, growth_percent: 150, max_bytes: 1 << 16, last_in_place: true },
+    // Chunks so large that no price on dead bytes keeps the peak: arenas have to be given up.
+    Policy::Custom { first_bytes: 1 << 18, growth_percent: 100, max_bytes: 1 << 18, last_in_place: true },
 ];
 
 fn open(path: &str) -> (Trace, Names) {
@@ -31,7 +34,7 @@ fn open(path: &str) -> (Trace, Names) {
 }
 
 fn options(policy: Policy, max_peak: f64) -> ArenaOptions {
-    ArenaOptions { policy, limit: 20, max_peak, wrappers: Wrappers::default(), decoders: 0 }
+    ArenaOptions { policy, limit: 20, max_peak, wrappers: Wrappers::default(), profiles: built_in(), decoders: 0 }
 }
 
 fn found(trace: &Trace, names: &Names, options: &ArenaOptions) -> Arenas {
@@ -57,13 +60,22 @@ fn no_plan_breaks_on_the_trace_that_it_was_made_from_nor_exceeds_its_peak() {
                 // One trace promises nothing.
                 assert!(matches!(found.verdict.kind, VerdictKind::ThinEvidence | VerdictKind::Nothing));
                 // Where memory is no object, a compiler has much that ends with some function.
-                let is_roomy = max_peak > 0.1 && path.starts_with("../samples");
+                let is_roomy = max_peak > 0.1 && path.starts_with("../samples") && policy != POLICIES[5];
                 assert!(!is_roomy || trial.placed_share > 0.3, "{path} {policy:?}: {}", trial.placed_share);
                 placed += trial.placed;
             }
         }
     }
     assert!(placed > 20_000, "the plans hold something: {placed}");
+}
+
+/// What is allowed may be needed by an input that nobody recorded.
+#[test]
+fn a_plan_leaves_half_of_the_rise_that_is_allowed_where_it_can() {
+    let (trace, names) = open("../samples/cc1plus-small.htape");
+    let found = found(&trace, &names, &options(Policy::Bumpalo, 0.01));
+    let trial = &found.trained_on[0];
+    assert!(trial.peak_change <= 0.005 && trial.placed_share > 0.4, "{} {}", trial.peak_change, trial.placed_share);
 }
 
 #[test]

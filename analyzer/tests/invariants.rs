@@ -46,7 +46,7 @@ impl Curve {
         let mut curve = Self::default();
         let mut first = true;
         trace
-            .for_each_chunk(1, |events| {
+            .for_each_chunk(0, |events| {
                 for event in events {
                     if std::mem::take(&mut first) {
                         curve.time_ns = event.time_ns;

@@ -70,7 +70,7 @@ pub fn observe(path: &Path, own: &Own) -> Observed {
     let mut images: BTreeMap<ProcessId, ObservedImage> = BTreeMap::new();
     let mut filter = Filter { own: own.clone(), tables: &tables, stacks: HashMap::new(), built: built_dir() };
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 let Some((heap, stack, call)) = replay.apply(event, &tables) else { continue };
                 if !filter.is_own(stack, &call) {

@@ -144,7 +144,7 @@ fn of_the_c_library(trace: &PathBuf) -> (u64, u64) {
             sum = (sum.0 + 1, sum.1 + size_bytes);
         }
     };
-    trace.for_each_chunk(1, |events| events.iter().for_each(&mut add)).expect("the trace can be read");
+    trace.for_each_chunk(0, |events| events.iter().for_each(&mut add)).expect("the trace can be read");
     sum
 }
 

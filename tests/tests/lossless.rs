@@ -122,7 +122,7 @@ fn losses_are_counted_located_and_shown() {
     let mut last_ns = 0;
     observed
         .trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 if let Op::Loss { first_ns, last_ns: end_ns, alloc_count, free_count, .. } = event.op {
                     assert!(first_ns <= end_ns, "a loss ends before it begins: {event:?}");

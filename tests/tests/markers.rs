@@ -32,7 +32,7 @@ fn hits(path: &Path) -> Vec<Hit> {
     let tables = &trace.tables;
     let mut hits = Vec::new();
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 let Op::Marker { id, kind, value } = event.op else { continue };
                 let marker = &tables.markers[id as usize];
@@ -207,7 +207,7 @@ fn activations_show_in_the_stacks_behind_them() {
     // The blocks of an activation are born between its marker and the next; their stacks go through it.
     let mut order = Vec::new();
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 match event.op {
                     Op::Alloc { size_bytes: size @ 1000..3000, .. } => {
@@ -307,7 +307,7 @@ fn inside_of_an_allocator_the_call_stays_whole() {
     let trace = Trace::open(&recording.trace).expect("the trace can be read");
     let mut sizes = Vec::new();
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 match event.op {
                     Op::Alloc { size_bytes, .. } | Op::ReallocEnd { size_bytes, .. } => sizes.push(size_bytes),
@@ -429,7 +429,7 @@ fn lost_others(path: &Path) -> u64 {
     let trace = Trace::open(path).expect("the trace can be read");
     let mut lost = 0;
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 if let Op::Loss { other_count, .. } = event.op {
                     lost += other_count;

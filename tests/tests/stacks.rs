@@ -17,7 +17,7 @@ fn record(name: &str) -> HashMap<u64, Stack> {
     let tables = trace.tables.clone();
     let mut stacks = HashMap::new();
     trace
-        .for_each_chunk(1, |events| {
+        .for_each_chunk(0, |events| {
             for event in events {
                 if let Op::Alloc { size_bytes, .. } = event.op {
                     stacks.insert(size_bytes, (names(event.stack, &tables), event.walk.quality));

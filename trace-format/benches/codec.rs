@@ -210,7 +210,7 @@ fn main() -> io::Result<()> {
         start.elapsed()
     }));
     writeln!(out, "open: {:.2} ms", open * 1e3)?;
-    for decoders in [1, 2] {
+    for decoders in [0, 1, 2] {
         let trace = Trace::open(&path).expect("it is readable");
         let read = best(Box::new(|| {
             let (start, mut births) = (Instant::now(), 0u64);

@@ -121,7 +121,7 @@ impl Trace {
     }
 
     /// Hands all readable events to `f`, chunk by chunk, in order. `decoders` threads decode ahead of `f`, each at most
-    /// two chunks; with 0 or 1 the calling thread decodes. A chunk that cannot be decoded is left out and reported in
+    /// two chunks; with 0 the calling thread decodes. A chunk that cannot be decoded is left out and reported in
     /// `problems`; that takes a file whose checksums hold and whose content is wrong.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Trace {
     pub fn for_each_chunk(&self, decoders: usize, mut f: impl FnMut(&[Event])) -> Result<(), ReadError> {
         let bounds = Bounds::of(&self.tables);
         let decode = |index: usize, events: &mut Vec<Event>| self.decode(&self.chunks[index], &bounds, events);
-        if decoders <= 1 {
+        if decoders == 0 {
             let mut events = Vec::new();
             for index in 0..self.chunks.len() {
                 decode(index, &mut events)?;

@@ -272,7 +272,7 @@ impl Market {
     pub(super) fn held_at(&self, choice: &Choice, number: u32) -> f64 {
         let open: Vec<usize> =
             (0..self.candidates.len()).filter(|at| choice.scopes.contains(&self.candidates[*at].scope)).collect();
-        let serving = self.serving(&open, &self.values(choice));
+        let serving = self.serving(&open, &self.values(choice, &self.standing(choice)));
         let pairs = serving.iter().flatten().map(|(candidate, pair)| &self.candidates[*candidate].pairs[*pair]);
         pairs.flat_map(|pair| &pair.held).filter(|(sample, _)| *sample == number).map(|(_, bytes)| bytes).sum()
     }
@@ -292,10 +292,11 @@ impl Market {
             rise_bytes: budget.rise,
             bytes: self.bytes,
         };
+        let standing = self.standing(&choice);
         let mut best: Option<(f64, Choice)> = None;
         let unit = self.object_count / budget.spare.iter().copied().fold(1.0, f64::max);
         for round in 0..ROUNDS {
-            let (opened, serving) = self.open(&choice, limit);
+            let (opened, serving) = self.open(&self.values(&choice, &standing), limit);
             let mut sums = vec![0.0; budget.spare.len()];
             let mut worth = 0.0;
             for (candidate, pair) in serving.iter().flatten() {
@@ -329,19 +330,26 @@ impl Market {
         best.map_or(choice, |(_, choice)| choice)
     }
 
-    /// What serving each pair of each candidate is worth at these prices.
-    fn values(&self, prices: &Choice) -> Vec<Vec<f64>> {
+    /// What serving each pair of each candidate is worth, but for what is held at moments: the part that their prices leave alone.
+    fn standing(&self, choice: &Choice) -> Vec<Vec<f64>> {
         let value = |pair: &Pair| {
-            let held: f64 = pair.held.iter().map(|(sample, bytes)| prices.price(*sample) * bytes).sum();
-            let worth = prices.timely(pair.objects, pair.bytes, pair.drag);
-            worth - held - prices.drag_price * pair.drag - prices.crowding(pair.most_dead)
+            let worth = choice.timely(pair.objects, pair.bytes, pair.drag);
+            worth - choice.drag_price * pair.drag - choice.crowding(pair.most_dead)
         };
         self.candidates.iter().map(|candidate| candidate.pairs.iter().map(value).collect()).collect()
     }
 
+    /// What serving each pair of each candidate is worth at these prices.
+    fn values(&self, prices: &Choice, standing: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let held = |pair: &Pair| -> f64 { pair.held.iter().map(|(sample, bytes)| prices.price(*sample) * bytes).sum() };
+        let values = |candidate: &Candidate, standing: &[f64]| {
+            candidate.pairs.iter().zip(standing).map(|(pair, worth)| worth - held(pair)).collect()
+        };
+        self.candidates.iter().zip(standing).map(|(candidate, standing)| values(candidate, standing)).collect()
+    }
+
     /// Opens scopes one by one, the most worthy first; then closes and swaps. Returns them, and for each atom where it is served.
-    fn open(&self, prices: &Choice, limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
-        let values = self.values(prices);
+    fn open(&self, values: &[Vec<f64>], limit: usize) -> (Vec<usize>, Vec<Option<(usize, usize)>>) {
         let mut served = vec![0.0_f64; self.atom_count];
         let mut open: Vec<usize> = Vec::new();
         let gain = |at: usize, served: &[f64]| -> f64 {
@@ -367,8 +375,9 @@ impl Market {
             open.push(at);
             serve(&self.candidates[at], &values[at], &mut served);
         }
-        self.improve(&mut open, &values, limit);
-        (open.clone(), self.serving(&open, &values))
+        self.improve(&mut open, values, limit);
+        let serving = self.serving(&open, values);
+        (open, serving)
     }
 
     /// Closes scopes that the others have made useless, and swaps the least useful one as long as that helps.
@@ -469,4 +478,84 @@ fn scopes_of<'a>(path: &'a [NameId], facts: &'a AtomFacts) -> impl Iterator<Item
         let other = outermost.then(|| scope(Nesting::Outermost));
         one.into_iter().chain(other)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAIN: NameId = 0;
+    const PHASE: NameId = 1;
+    const BODY: NameId = 2;
+    const NEW: NameId = 3;
+    const OBJECTS: u64 = 100_000;
+    const BYTES: u64 = 100 * OBJECTS;
+    const RISE: f64 = 10_000.0;
+
+    /// Objects of `new_node` under `main ─ phase ─ body`, which all end with the body. Calls have numbers from 10.
+    fn atoms() -> Atoms {
+        let mut atoms = Atoms::default();
+        atoms.paths.push([NEW, 10, BODY, 11, PHASE, 12, MAIN, 13].into());
+        atoms
+    }
+
+    fn facts() -> AtomFacts {
+        AtomFacts {
+            count: OBJECTS,
+            bytes: BYTES,
+            fitting: vec![OBJECTS, OBJECTS, OBJECTS, 0],
+            drag: vec![0.0; 3],
+            most_dead: vec![0; 3],
+            ..AtomFacts::default()
+        }
+    }
+
+    fn chosen(facts: &AtomFacts, spare: Vec<f64>) -> Vec<NameId> {
+        let budget = Budget { spare, live_time: 1e15, rise: RISE };
+        let span = |name| ScopeFacts { activation_count: 1, longest_share: if name == MAIN { 1.0 } else { 0.5 } };
+        let market = Market::of(
+            &atoms(),
+            std::slice::from_ref(facts),
+            |name| !is_root(["main", "", "", ""][name as usize]),
+            span,
+        );
+        market.choose(&budget, 20).scopes.into_iter().map(|scope| scope.name).collect()
+    }
+
+    #[test]
+    fn of_scopes_that_hold_the_same_the_one_that_ends_sooner_is_chosen() {
+        let mut facts = facts();
+        // In the phase's arena an object stays while half of all bytes are allocated, in the body's not at all.
+        facts.drag[1] = BYTES as f64 * BYTES as f64 / 2.0;
+        assert_eq!(chosen(&facts, vec![]), [BODY]);
+        // What outlives its body is the phase's.
+        facts.fitting[2] = OBJECTS - 1;
+        assert_eq!(chosen(&facts, vec![]), [PHASE]);
+        // And what outlives that is nobody's: an arena as long as the process is none.
+        facts.fitting[1] = OBJECTS - 1;
+        assert_eq!(chosen(&facts, vec![]), [0; 0]);
+    }
+
+    #[test]
+    fn what_would_be_held_at_a_moment_keeps_to_what_may_be() {
+        let mut facts = facts();
+        facts.fitting[2] = 0;
+        facts.held = vec![(0, 1, 5_000)];
+        assert_eq!(chosen(&facts, vec![5_000.0]), [PHASE]);
+        assert_eq!(chosen(&facts, vec![4_999.0]), [0; 0]);
+        // Held by a body that has ended by then.
+        facts.fitting[2] = OBJECTS;
+        facts.held = vec![(0, 1, 5_000)];
+        assert_eq!(chosen(&facts, vec![4_999.0]), [BODY]);
+    }
+
+    #[test]
+    fn one_activation_must_not_hold_far_more_than_the_peak_may_rise() {
+        let mut facts = facts();
+        facts.fitting[2] = 0;
+        facts.most_dead[1] = RISE as u64;
+        assert_eq!(chosen(&facts, vec![]), [PHASE], "as much as it may rise");
+        facts.most_dead[1] = 1_000 * RISE as u64;
+        assert_eq!(chosen(&facts, vec![]), [0; 0], "the peak of another input may be in that activation");
+    }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::atoms::{AtomFacts, Atoms, Book, NameId};
 use super::choose::Scope;
 use super::keys::Key;
+use super::phases::Phases;
 use super::plan::{AtEnd, Nesting, Plan, scope_frame};
 use super::proof::change;
 use super::simulate::Simulated;
@@ -28,6 +29,9 @@ pub struct Suggestion {
     pub scope: String,
     /// Of several activations on the stack, which one.
     pub nesting: Nesting,
+    /// Phases that it is open in, those with the most of its objects first, by the functions of a compiler's profile; none
+    /// where no profile fits.
+    pub phases: Vec<InPhase>,
     /// What becomes of its memory at the end of an activation.
     pub at_end: AtEnd,
     /// Times it was opened.
@@ -70,6 +74,15 @@ pub struct Suggestion {
     pub builders: Vec<Builder>,
     /// What it did on traces that it was not made from.
     pub tests: Vec<Tested>,
+}
+
+/// A phase that an arena is open in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InPhase {
+    /// Its name.
+    pub phase: String,
+    /// Objects of the arena.
+    pub objects: u64,
 }
 
 /// Who allocates.
@@ -145,6 +158,7 @@ pub(super) struct Material<'a> {
     pub(super) atoms: &'a Atoms,
     /// By atom, of all traces the plan was made from.
     pub(super) facts: &'a [AtomFacts],
+    pub(super) phases: &'a Phases<'a>,
     pub(super) plan: &'a Plan,
     /// By arena.
     pub(super) scopes: &'a [Scope],
@@ -204,12 +218,17 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
     let mut sites: HashMap<NameId, Sums> = HashMap::new();
     let mut escapees: HashMap<NameId, Sums> = HashMap::new();
     let mut passed: HashMap<NameId, u64> = HashMap::new();
+    let mut phases: HashMap<&str, u64> = HashMap::new();
     let rows = material.atoms.paths.iter().zip(material.facts).zip(arena_of);
     for ((path, facts), home) in rows.filter(|((_, facts), _)| facts.count > 0) {
         let Some(frame) = scope_frame(path, scope.name, scope.nesting) else { continue };
         let leaf = path.first().copied().unwrap_or(u32::MAX);
         if *home == Some(arena) {
             sites.entry(leaf).or_default().add(path, facts);
+            let outward = path.iter().step_by(2).skip(path.len() / 2 - 1 - frame).copied();
+            if let Some(phase) = material.phases.innermost(material.book, outward) {
+                *phases.entry(phase).or_default() += facts.count;
+            }
             for name in path.iter().step_by(2).take(path.len() / 2 - 1 - frame) {
                 *passed.entry(*name).or_default() += facts.count;
             }
@@ -248,6 +267,9 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
         passed.into_iter().map(|(id, objects)| Passed { function: name(id), objects }).collect();
     pass_on.sort_by(|one, other| other.objects.cmp(&one.objects).then_with(|| one.function.cmp(&other.function)));
     pass_on.truncate(LISTED);
+    let mut phases: Vec<InPhase> =
+        phases.into_iter().map(|(phase, objects)| InPhase { phase: phase.to_owned(), objects }).collect();
+    phases.sort_by(|one, other| other.objects.cmp(&one.objects).then_with(|| one.phase.cmp(&other.phase)));
     let figures = || material.simulated.iter().map(|simulated| (&simulated.arenas[arena], *simulated));
     let sum = |of: fn(&super::ArenaFigures) -> u64| figures().map(|(figures, _)| of(figures)).sum::<u64>();
     let objects = sum(|figures| figures.object_count);
@@ -261,6 +283,7 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
             Nesting::Outermost => format!("arena per outermost call of {function}"),
         },
         nesting: scope.nesting,
+        phases,
         at_end: material.plan.arenas[arena].at_end,
         instances: sum(|figures| figures.instance_count),
         objects,

@@ -75,7 +75,7 @@ pub fn check_trace(profile: &Profile, trace: &Trace, names: &Names) -> Result<Ch
         found.function(&place.function, stacks_with.get(&at).copied().unwrap_or(0));
     }
     let mut hits = vec![[0u64; 3]; tables.markers.len()];
-    trace.for_each_chunk(1, |events| {
+    trace.for_each_chunk(0, |events| {
         for event in events {
             if let Op::Marker { id, kind, .. } = event.op
                 && let Some(hit) = hits.get_mut(id as usize).and_then(|hits| hits.get_mut(usize::from(kind)))

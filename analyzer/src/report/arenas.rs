@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::screen::{Screen, Style};
 use super::table::Table;
 use crate::arenas::{Arenas, AtEnd, Suggestion, Trial, VerdictKind};
+use crate::sites::ratio;
 use crate::units::{bytes, count, plural};
 
 /// Names in a sentence.
@@ -93,8 +94,20 @@ fn one(out: &mut impl Write, screen: &Screen, suggestion: &Suggestion) -> io::Re
         AtEnd::Destroy => "destroyed at each end",
         AtEnd::Reset => "reset at each end, its first chunk kept for the next",
     };
+    let opened = match suggestion.phases.as_slice() {
+        [] => String::new(),
+        [phase] => format!(" in phase {}", phase.phase),
+        [phase, others @ ..] => {
+            let share = percent(ratio(phase.objects, suggestion.objects));
+            format!(
+                " in phase {} ({share} of its objects) and {}",
+                phase.phase,
+                plural(others.len() as u64, "other", "others")
+            )
+        }
+    };
     let size = format!(
-        "Opened {} for {} of {}; {end}; {} in {} held at most; memory in use × {:.3}.",
+        "Opened{opened} {} for {} of {}; {end}; {} in {} held at most; memory in use × {:.3}.",
         plural(suggestion.instances, "time", "times"),
         plural(suggestion.objects, "object", "objects"),
         bytes(suggestion.bytes),

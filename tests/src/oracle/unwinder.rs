@@ -81,7 +81,7 @@ impl Agreement {
         let mut ordinals = vec![0u64; tables.threads.len()];
         let mut threads = vec![false; tables.threads.len()];
         trace
-            .for_each_chunk(1, |events| {
+            .for_each_chunk(0, |events| {
                 for event in events {
                     // One record of the kernel side is one event, but for deaths that were concluded.
                     if !is_record(&event.op) {

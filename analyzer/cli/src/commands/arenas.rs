@@ -22,8 +22,8 @@ use crate::{progress, terminal};
     The peak is of requested bytes alive, with the arenas' chunks, whole, in place of what is in them.\n\
     JSON (stable): schema, policy, trained_on[] and held_out[].{trace, made_from[], events, objects, placed, placed_share, outlived, \
     handed_over, violation_share, frees, frees_saved, plain_peak_bytes, peak_bytes, peak_change, plain_footprint_peak_bytes, \
-    footprint_peak_bytes, drag, arena_count}, verdict.{kind, sentence}, suggestions[].{rank, name, scope, nesting, at_end, \
-    instances, objects, object_share, bytes, frees_saved, chunks, held_peak_bytes, peak_change, drag, tail_bytes, left_bytes, \
+    footprint_peak_bytes, drag, arena_count}, verdict.{kind, sentence}, suggestions[].{rank, name, scope, nesting, \
+    phases[].{phase, objects}, at_end, instances, objects, object_share, bytes, frees_saved, chunks, held_peak_bytes, peak_change, drag, tail_bytes, left_bytes, \
     key_count, site_count, sites[].{function, callers[], objects, bytes}, pass_on_count, pass_on[].{function, objects}, \
     escapee_count, escapees[].{function, callers[], objects, escaping, handed_over, survive}, builders[].{function, callers[], \
     objects, reallocs}, tests[].{trace, found, objects, outlived, handed_over}}, doubts[], plan.{schema, policy, \
@@ -84,11 +84,13 @@ impl Args {
             .iter()
             .map(|(label, trace, names, held_out)| Input { label: label.clone(), trace, names, held_out: *held_out })
             .collect();
+        let profiles = built_in();
         let options = ArenaOptions {
             policy: self.policy,
             limit: self.limit,
             max_peak: self.max_peak / 100.0,
-            wrappers: self.wrappers.with_profiles(&built_in()),
+            wrappers: self.wrappers.with_profiles(&profiles),
+            profiles,
             decoders: super::decoders(),
         };
         let bar = progress::SearchBar::new(inputs.iter().map(|input| input.trace.event_count).sum());

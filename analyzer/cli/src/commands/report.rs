@@ -159,6 +159,7 @@ impl Args {
             limit: self.arenas,
             max_peak: self.max_peak / 100.0,
             wrappers: wrappers.clone(),
+            profiles: self.phases.profiles()?,
             decoders: super::decoders(),
         };
         let bar = progress::SearchBar::new(inputs.iter().map(|input| input.trace.event_count).sum());
