@@ -73,9 +73,9 @@ fn no_plan_breaks_on_the_trace_that_it_was_made_from_nor_exceeds_its_peak() {
 #[test]
 fn a_plan_leaves_half_of_the_rise_that_is_allowed_where_it_can() {
     let (trace, names) = open("../samples/cc1plus-small.htape");
-    let found = found(&trace, &names, &options(Policy::Bumpalo, 0.01));
+    let found = found(&trace, &names, &options(Policy::Llvm, 0.02));
     let trial = &found.trained_on[0];
-    assert!(trial.peak_change <= 0.005 && trial.placed_share > 0.4, "{} {}", trial.peak_change, trial.placed_share);
+    assert!(trial.peak_change <= 0.01 && trial.placed_share > 0.5, "{} {}", trial.peak_change, trial.placed_share);
 }
 
 #[test]
