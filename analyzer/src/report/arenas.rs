@@ -94,20 +94,15 @@ fn one(out: &mut impl Write, screen: &Screen, suggestion: &Suggestion) -> io::Re
         AtEnd::Destroy => "destroyed at each end",
         AtEnd::Reset => "reset at each end, its first chunk kept for the next",
     };
-    let opened = match suggestion.phases.as_slice() {
-        [] => String::new(),
-        [phase] => format!(" in phase {}", phase.phase),
-        [phase, others @ ..] => {
-            let share = percent(ratio(phase.objects, suggestion.objects));
-            format!(
-                " in phase {} ({share} of its objects) and {}",
-                phase.phase,
-                plural(others.len() as u64, "other", "others")
-            )
+    let phases = match suggestion.phases.first() {
+        None => String::new(),
+        Some(phase) if phase.objects == suggestion.objects => format!(", in phase {}", phase.phase),
+        Some(phase) => {
+            format!(", {} of them in phase {}", percent(ratio(phase.objects, suggestion.objects)), phase.phase)
         }
     };
     let size = format!(
-        "Opened{opened} {} for {} of {}; {end}; {} in {} held at most; memory in use × {:.3}.",
+        "Opened {} for {} of {}{phases}; {end}; {} in {} held at most; memory in use × {:.3}.",
         plural(suggestion.instances, "time", "times"),
         plural(suggestion.objects, "object", "objects"),
         bytes(suggestion.bytes),

@@ -7,6 +7,9 @@ use super::table::Table;
 use crate::units::{bytes, count, duration, plural};
 use crate::whatif::{Change, Figures, Predicted, Spread, Tried, Verdict, WhatIf};
 
+/// A replayed peak further than this from the prediction, as a part, is spoken of.
+const FAR_OFF: f64 = 0.05;
+
 /// Prints what replays took, and with a plan what was predicted beside it.
 ///
 /// # Errors
@@ -99,6 +102,15 @@ fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &
             _ => Style::Plain,
         };
         screen.paragraph(out, "  ", style, &text)?;
+        if change.off_prediction.abs() > FAR_OFF {
+            let text = format!(
+                "{}: the peak is {} off the prediction, which counts blocks and chunks and not what an allocator keeps between them: \
+                 try chunks of another size.",
+                tried.allocator,
+                part(change.off_prediction.abs())
+            );
+            screen.paragraph(out, "! ", Style::Warning, &text)?;
+        }
     }
     if predicted.outlived + predicted.handed_over > 0 {
         let text = format!(
