@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tests::bench::{Arguments, say, say_missed};
 use tests::command::run;
 use tests::inputs;
 use tests::live::live;
@@ -39,58 +40,16 @@ const SUBJECTS: [Subject; 7] = [
     subject("report", &[]),
 ];
 
-struct Arguments {
-    runs: usize,
-    smoke: bool,
-    only: Option<String>,
-    traces: Vec<PathBuf>,
-}
-
-impl Arguments {
-    fn parse() -> Result<Self, String> {
-        let mut parsed = Self { runs: 3, smoke: false, only: None, traces: Vec::new() };
-        let mut given = std::env::args().skip(1);
-        while let Some(argument) = given.next() {
-            let mut value = || given.next().ok_or_else(|| format!("{argument} needs a value"));
-            match argument.as_str() {
-                "--runs" => parsed.runs = value()?.parse().map_err(|_| "--runs takes a number".to_owned())?,
-                "--only" => parsed.only = Some(value()?),
-                "--smoke" => (parsed.smoke, parsed.runs) = (true, 1),
-                // cargo bench passes this to every bench
-                "--bench" => {}
-                option if option.starts_with('-') => return Err(format!("unknown argument {option}")),
-                trace => parsed.traces.push(PathBuf::from(trace)),
-            }
-        }
-        if parsed.runs == 0 {
-            return Err("--runs takes a number above 0".to_owned());
-        }
-        Ok(parsed)
-    }
-}
-
 fn main() {
-    let arguments = match Arguments::parse() {
-        Ok(arguments) => arguments,
-        Err(wrong) => {
-            say(&wrong);
-            std::process::exit(2);
-        }
-    };
+    let arguments = Arguments::of_command_line(3);
     let temporary = tempfile::tempdir().expect("a temporary folder can be made");
-    let mut traces = arguments.traces.clone();
+    let mut traces: Vec<PathBuf> = arguments.rest.iter().map(PathBuf::from).collect();
     if traces.is_empty() {
         traces.extend(if arguments.smoke { Some(sample()) } else { recorded(temporary.path()) });
     }
     let missed: Vec<String> = traces.iter().flat_map(|trace| measure(trace, &arguments)).collect();
-    if arguments.smoke {
-        return;
-    }
-    for bar in &missed {
-        say(&format!("MISSED: {bar}"));
-    }
-    if missed.is_empty() && !traces.is_empty() {
-        say("every bar is met");
+    if !arguments.smoke && !traces.is_empty() {
+        say_missed(&missed);
     }
 }
 
@@ -157,9 +116,4 @@ fn measure(trace: &Path, arguments: &Arguments) -> Vec<String> {
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64()
-}
-
-#[expect(clippy::print_stdout, reason = "a benchmark's answer goes to standard output")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tests::bench::{Arguments, say, say_missed};
 use tests::command::run;
 use tests::inputs::{self, crate_source};
 use tests::live::live;
@@ -56,36 +57,25 @@ const LIBRARIES: [(&str, &str, &str, &str); 3] = [
 ];
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let value = |name: &str| {
-        arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned()
-    };
-    let smoke = arguments.iter().any(|argument| argument == "--smoke");
-    let only = value("--only");
+    let arguments = Arguments::of_command_line(1);
     let Some(_live) = live() else { return };
     let temporary = tempfile::tempdir().expect("a temporary folder can be made");
-    let folder = value("--keep").map_or_else(|| temporary.path().to_owned(), PathBuf::from);
+    let folder = arguments.keep.map_or_else(|| temporary.path().to_owned(), PathBuf::from);
     std::fs::create_dir_all(&folder).expect("the folder can be made");
     let mut missed = Vec::new();
     for (compiler, record) in [("rustc", rustc_traces as fn(&Path, bool) -> Vec<PathBuf>), ("g++", cxx_traces)] {
-        if only.as_ref().is_some_and(|only| only != compiler) || smoke && compiler == "g++" {
+        if arguments.only.as_ref().is_some_and(|only| only != compiler) || arguments.smoke && compiler == "g++" {
             continue;
         }
-        let traces = record(&folder, smoke);
+        let traces = record(&folder, arguments.smoke);
         if traces.len() < 2 {
             say(&format!("{compiler}: skipped, there are not two projects to compile"));
             continue;
         }
         missed.extend(measure(compiler, &traces));
     }
-    if smoke {
-        return;
-    }
-    for bar in &missed {
-        say(&format!("MISSED: {bar}"));
-    }
-    if missed.is_empty() {
-        say("every bar is met");
+    if !arguments.smoke {
+        say_missed(&missed);
     }
 }
 
@@ -172,9 +162,4 @@ fn measure(compiler: &str, traces: &[PathBuf]) -> Vec<String> {
     }
     say(&format!("  {}", found["verdict"]["sentence"].as_str().unwrap_or("")));
     missed
-}
-
-#[expect(clippy::print_stdout, reason = "a benchmark's answer goes to standard output")]
-fn say(line: &str) {
-    println!("{line}");
 }

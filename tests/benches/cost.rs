@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use tests::bench::{Arguments, say, say_missed};
 use tests::command::{Finished, run};
 use tests::inputs;
 use tests::live::live;
@@ -22,34 +23,6 @@ const COST_BAR: f64 = 1.35;
 const BYTES_PER_EVENT_BAR: f64 = 3.5;
 const REPLAY_BAR: f64 = 5e6;
 const STACKED_BYTES_PER_EVENT_BAR: f64 = 3.0;
-
-struct Arguments {
-    runs: usize,
-    smoke: bool,
-    only: Option<String>,
-}
-
-impl Arguments {
-    fn parse() -> Result<Self, String> {
-        let mut parsed = Self { runs: 5, smoke: false, only: None };
-        let mut given = std::env::args().skip(1);
-        while let Some(argument) = given.next() {
-            let mut value = || given.next().ok_or_else(|| format!("{argument} needs a value"));
-            match argument.as_str() {
-                "--runs" => parsed.runs = value()?.parse().map_err(|_| "--runs takes a number".to_owned())?,
-                "--only" => parsed.only = Some(value()?),
-                "--smoke" => (parsed.smoke, parsed.runs) = (true, 1),
-                // cargo bench passes this to every bench
-                "--bench" => {}
-                other => return Err(format!("unknown argument {other}")),
-            }
-        }
-        if parsed.runs == 0 {
-            return Err("--runs takes a number above 0".to_owned());
-        }
-        Ok(parsed)
-    }
-}
 
 /// A compile that is measured.
 struct Subject {
@@ -209,10 +182,7 @@ fn in_programs(way: Way, subject: &Subject, trace: &std::path::Path) -> Option<(
 }
 
 fn main() {
-    let arguments = Arguments::parse().unwrap_or_else(|problem| {
-        eprintln!("cost: {problem}");
-        std::process::exit(2);
-    });
+    let arguments = Arguments::of_command_line(5);
     let Some(_live) = live() else { return };
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let binary = tests::recorder::binary();
@@ -225,12 +195,7 @@ fn main() {
         missed.extend(measure(&subject, &arguments, dir.path()));
     }
     if !arguments.smoke {
-        for bar in &missed {
-            say(&format!("MISSED: {bar}"));
-        }
-        if missed.is_empty() {
-            say("every bar is met");
-        }
+        say_missed(&missed);
     }
 }
 
@@ -319,9 +284,4 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
         ),
     ];
     bars.into_iter().filter(|(missed, _)| *missed).map(|(_, what)| format!("{}: {what}", subject.name)).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "a benchmark's answer goes to standard output")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -1,11 +1,12 @@
 //! What heaptape's end-to-end tests stand on: programs with planted truth, oracles that know nothing of heaptape,
 //! inputs for compilers, and the driving of the `heaptape` command. Responsible for telling what a recording should
-//! have been; the tests in `tests/` and the benchmark in `benches/` say what they expect of heaptape.
+//! have been; the tests in `tests/` and the benchmarks in `benches/` say what they expect of heaptape.
 //!
 //! This is test code: where its own machinery fails (a compiler missing, a file unreadable) it panics with a sentence,
 //! which fails the test that needed it.
 
 pub mod arenas;
+pub mod bench;
 pub mod command;
 pub mod expected;
 pub mod inputs;

@@ -64,6 +64,15 @@ impl RecordingBar {
     }
 }
 
+/// A bar on a terminal, where it is wanted; nowhere else.
+fn bar(wanted: bool, length: Option<u64>, template: &str) -> ProgressBar {
+    let shown = wanted && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(length, target);
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
+    bar
+}
+
 /// The bar that is shown while a long trace is replayed.
 pub(crate) struct ReplayBar(ProgressBar);
 
@@ -72,13 +81,8 @@ impl ReplayBar {
     const WORTH_A_BAR: u64 = 5_000_000;
 
     pub(crate) fn new(event_count: u64) -> Self {
-        let hidden = event_count < Self::WORTH_A_BAR || !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(Some(event_count), target);
-        let style =
-            ProgressStyle::with_template("replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}");
-        bar.set_style(style.expect("the template is constant"));
-        Self(bar)
+        let template = "replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}";
+        Self(bar(event_count >= Self::WORTH_A_BAR, Some(event_count), template))
     }
 
     pub(crate) fn update(&self, event_count: u64) {
@@ -95,13 +99,8 @@ pub(crate) struct SearchBar(ProgressBar);
 
 impl SearchBar {
     pub(crate) fn new(event_count: u64) -> Self {
-        let hidden = event_count < ReplayBar::WORTH_A_BAR || !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(None, target);
-        let style =
-            ProgressStyle::with_template("{spinner} trying plans: {human_pos} events read  {per_sec}  {elapsed}");
-        bar.set_style(style.expect("the template is constant"));
-        Self(bar)
+        let template = "{spinner} trying plans: {human_pos} events read  {per_sec}  {elapsed}";
+        Self(bar(event_count >= ReplayBar::WORTH_A_BAR, None, template))
     }
 
     pub(crate) fn advance(&self, event_count: u64) {
@@ -118,12 +117,7 @@ pub(crate) struct RunsBar(ProgressBar);
 
 impl RunsBar {
     pub(crate) fn new(run_count: u64) -> Self {
-        let hidden = !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(run_count), target);
-        let style = ProgressStyle::with_template("measuring {wide_bar} run {pos} of {len}  {eta}");
-        bar.set_style(style.expect("the template is constant"));
-        Self(bar)
+        Self(bar(true, Some(run_count), "measuring {wide_bar} run {pos} of {len}  {eta}"))
     }
 
     pub(crate) fn update(&self, run_count: u64) {
