@@ -2,7 +2,8 @@
 //! project is left out once, and the plan made from the others is tried on it.
 //!
 //! `cargo bench -p tests --bench arenas -- [--smoke] [--only rustc|g++] [--keep FOLDER]`
-//! Prints for each project the part of its objects that the plan places, what breaks it, and the peak, beside the bars. Needs root.
+//! Prints for each project the part of its objects that the plan places, what breaks it, and the peak, beside the bars; then how far
+//! a replay on real memory with that plan is off its predicted peak. Needs root.
 //! rustc compiles the metadata of crates out of cargo's registry; g++ compiles libraries that Debian packages as headers.
 //! `--smoke`: two small projects, to see that everything works; its figures mean nothing.
 
@@ -22,6 +23,10 @@ const PLACED_BAR: f64 = 0.75;
 const BROKEN_BAR: f64 = 0.001;
 const PEAK_BAR: f64 = 0.01;
 const ARENAS_BAR: u64 = 20;
+/// Most that a replayed peak may be off the predicted one, as part of it.
+const REPLAY_BAR: f64 = 0.05;
+/// Runs of each replay; fewer have no spread.
+const REPLAY_RUNS: &str = "3";
 
 /// Crates without dependencies: name and features.
 const CRATES: [(&str, &[&str]); 5] = [
@@ -161,5 +166,45 @@ fn measure(compiler: &str, traces: &[PathBuf]) -> Vec<String> {
         missed.extend(bars.into_iter().filter(|(is, _)| *is).map(|(_, what)| format!("{compiler} {name}: {what}")));
     }
     say(&format!("  {}", found["verdict"]["sentence"].as_str().unwrap_or("")));
+    missed.extend(replay(compiler, policy, traces, &found));
+    missed
+}
+
+/// Replays each project with the plan made from the others, which is the one that was tried on it.
+fn replay(compiler: &str, policy: &str, traces: &[PathBuf], found: &Value) -> Vec<String> {
+    say(&format!(
+        "  replayed with that plan (glibc, {REPLAY_RUNS} runs; bar: peak within {REPLAY_BAR} of the predicted)"
+    ));
+    say("    peak: predicted  replayed  off       time: change (low to high)   verdict      project");
+    let mut missed = Vec::new();
+    for (index, trace) in traces.iter().enumerate() {
+        let others = traces.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, trace)| trace);
+        let plan = trace.with_extension("plan.json");
+        let mut planning: Command = heaptape(&["arenas", "--json", "--policy", policy, "--write-plan"]);
+        planning.arg(&plan).arg("--train").args(others).arg("--test").arg(trace);
+        let printed = run(&mut planning).success("heaptape arenas --train").stdout_text();
+        let planned: Value = serde_json::from_str(&printed).expect("arenas prints JSON");
+        let placed = |answer: &Value, at: usize| answer["held_out"][at]["placed_share"].as_f64();
+        assert_eq!(placed(&planned, 0), placed(found, index), "this is the plan that was tried");
+        let mut replaying: Command = heaptape(&["replay", "--json", "--runs", REPLAY_RUNS, "--plan"]);
+        let printed = run(replaying.arg(&plan).arg(trace)).success("heaptape replay").stdout_text();
+        let replayed: Value = serde_json::from_str(&printed).expect("replay prints JSON");
+        let number = |pointer: &str| replayed.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        let off = number("/tried/0/change/off_prediction");
+        let name = trace.file_name().unwrap_or_default().to_string_lossy();
+        say(&format!(
+            "         {:>+8.4}   {:>+7.4}  {off:>+7.4}         {:>+6.3} ({:+.3} to {:+.3})   {:<11}  {name}",
+            number("/predicted/peak_change"),
+            number("/tried/0/change/peak/median"),
+            number("/tried/0/change/time/median"),
+            number("/tried/0/change/time/low"),
+            number("/tried/0/change/time/high"),
+            replayed.pointer("/tried/0/change/time/verdict").and_then(Value::as_str).unwrap_or("?"),
+        ));
+        // What is no number is no bar met.
+        if !(off.abs() <= REPLAY_BAR) {
+            missed.push(format!("{compiler} {name}: replayed peak {off:+.4} off"));
+        }
+    }
     missed
 }

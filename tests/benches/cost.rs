@@ -159,26 +159,78 @@ fn ratio(times: &[Vec<f64>], way: Way, by: Way) -> Option<f64> {
     (!ratios.is_empty()).then(|| median(&mut ratios))
 }
 
-/// What stacks add to the time that the kernel spends in our programs, ns per event, and bytes per event: medians of pairs of runs.
-fn unwinding(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<(f64, f64)> {
-    let pairs = (0..runs).map(|_| {
-        let (without, ..) = in_programs(Way::Recorded, subject, trace)?;
-        let (with, events, bytes) = in_programs(way, subject, trace)?;
-        Some(((with - without) / events, bytes))
-    });
-    let (mut added, mut bytes): (Vec<f64>, Vec<f64>) = pairs.collect::<Option<Vec<_>>>()?.into_iter().unzip();
-    Some((median(&mut added), median(&mut bytes)))
+/// What one recording cost, as it says itself, with the kernel's statistics on.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    /// What the kernel spent in our programs, seconds.
+    programs: f64,
+    /// What the recorder spent, all its threads, seconds.
+    recorder: f64,
+    events: f64,
+    bytes_per_event: f64,
 }
 
-/// What the kernel spent in our programs and how many events and bytes there were, with the kernel's statistics on.
-fn in_programs(way: Way, subject: &Subject, trace: &std::path::Path) -> Option<(f64, f64, f64)> {
-    let switch = std::path::Path::new("/proc/sys/kernel/bpf_stats_enabled");
-    std::fs::write(switch, "1").ok()?;
-    run(&mut way.command(subject, trace)?).success(way.name());
-    let _ = std::fs::write(switch, "0");
-    let info = tests::recorder::json("info", trace);
-    let number = |pointer: &str| info.pointer(pointer).and_then(serde_json::Value::as_f64);
-    Some((number("/capture/overhead/program_ns")?, number("/file/events")?, number("/file/bytes_per_event")?))
+impl Spent {
+    fn by(way: Way, subject: &Subject, trace: &std::path::Path) -> Option<Self> {
+        let switch = std::path::Path::new("/proc/sys/kernel/bpf_stats_enabled");
+        std::fs::write(switch, "1").ok()?;
+        run(&mut way.command(subject, trace)?).success(way.name());
+        let _ = std::fs::write(switch, "0");
+        let info = tests::recorder::json("info", trace);
+        let number = |pointer: &str| info.pointer(pointer).and_then(serde_json::Value::as_f64);
+        Some(Self {
+            programs: number("/capture/overhead/program_ns")? / 1e9,
+            recorder: number("/capture/overhead/recorder_cpu_ns")? / 1e9,
+            events: number("/file/events")?,
+            bytes_per_event: number("/file/bytes_per_event")?,
+        })
+    }
+}
+
+/// Pairs of runs: without stacks and with them.
+struct Stacks(Vec<(Spent, Spent)>);
+
+impl Stacks {
+    fn measure(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<Self> {
+        let pair = |_| Some((Spent::by(Way::Recorded, subject, trace)?, Spent::by(way, subject, trace)?));
+        (0..runs).map(pair).collect::<Option<Vec<_>>>().map(Self)
+    }
+
+    fn median(&self, of: impl Fn(&Spent, &Spent) -> f64) -> f64 {
+        median(&mut self.0.iter().map(|(without, with)| of(without, with)).collect::<Vec<f64>>())
+    }
+
+    /// What unwinding adds to the time in our programs, ns per event.
+    fn unwinding_ns(&self) -> f64 {
+        self.median(|without, with| (with.programs - without.programs) / with.events * 1e9)
+    }
+
+    /// Where the time of a recording goes that took `total` seconds, beside a floor and a native run.
+    fn say_profile(&self, total: f64, floor: f64, native: f64, fixed: f64) {
+        let programs = self.median(|without, _| without.programs);
+        let walk = self.median(|without, with| with.programs - without.programs);
+        let recorder = self.median(|_, with| with.recorder);
+        let parts = [
+            (native, "the compile"),
+            (floor - native, "the traps of its probes (the floor, less the compile)"),
+            (programs, "our programs without stacks"),
+            (walk, "unwinding"),
+            (recorder, "the recorder's threads"),
+            (total - floor - programs - walk - recorder, "not told apart"),
+        ];
+        for (seconds, part) in parts {
+            say(&format!("    {seconds:>+18.3} s   {part}"));
+        }
+        say(&format!("    {fixed:>+18.3} s   of it fixed for each recording (of `--version`)"));
+    }
+}
+
+/// What a recording costs above the floor before and after the first event: one of a compiler that says its version.
+fn fixed(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<f64> {
+    let version = Subject::new(subject.name, vec![subject.command[0].clone(), "--version".to_owned()]);
+    let cost = |way: Way| Some(seconds(&run(&mut way.command(&version, trace)?)));
+    let above = (0..runs).map(|_| Some(cost(way)? - cost(Way::Floor)?)).collect::<Option<Vec<f64>>>();
+    above.map(|mut above| median(&mut above))
 }
 
 fn main() {
@@ -241,8 +293,12 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
     let mut unwinding_ns = None;
     let mut stacked_bytes = None;
     for way in [Way::AllocStacks, Way::AllStacks] {
-        if let Some((added, bytes)) = unwinding(way, subject, &trace, arguments.runs) {
+        if let Some(stacks) = Stacks::measure(way, subject, &trace, arguments.runs) {
+            let (added, bytes) = (stacks.unwinding_ns(), stacks.median(|_, with| with.bytes_per_event));
             say(&format!("  unwinding adds         {added:.0} ns to an event, {bytes:.2} bytes each ({})", way.name()));
+            let seconds = |way| median(&mut of(&times, way).to_vec());
+            let fixed = fixed(way, subject, &trace, arguments.runs).unwrap_or(f64::NAN);
+            stacks.say_profile(seconds(way), seconds(Way::Floor), seconds(Way::Native), fixed);
             (unwinding_ns, stacked_bytes) = (Some(added), Some(bytes));
         }
     }

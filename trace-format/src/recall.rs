@@ -86,7 +86,8 @@ impl Recall {
         let Some(index) = block.0.checked_sub(self.first_block.0) else { return };
         let Some(&(rotated, class)) = self.births.get(index as usize) else { return };
         let list = self.list(thread, class);
-        list.copy_within(..RANKS - 1, 1);
+        let before = *list;
+        list[1..].copy_from_slice(&before[..RANKS - 1]);
         list[0] = rotated;
     }
 }
@@ -95,7 +96,13 @@ impl Recall {
 #[inline]
 fn take(list: &mut [u64; RANKS], rank: usize) -> u64 {
     let rotated = list[rank];
-    list.copy_within(rank + 1.., rank);
+    if rank == 0 {
+        // By far the most frequent, and of a known length.
+        let before = *list;
+        list[..RANKS - 1].copy_from_slice(&before[1..]);
+    } else {
+        list.copy_within(rank + 1.., rank);
+    }
     list[RANKS - 1] = 0;
     rotated
 }

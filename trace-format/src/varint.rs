@@ -7,10 +7,19 @@ pub(crate) const MAX_VARINT_BYTES: usize = 10;
 
 /// Appends `value`, least group first.
 #[inline]
-pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
-    if value < 0x80 {
-        out.push(value as u8);
-        return;
+pub(crate) fn push_varint(out: &mut Vec<u8>, value: u64) {
+    if value < 1 << 7 { out.push(value as u8) } else { push_long(out, value) }
+}
+
+/// Appends a value of several groups. Those of two and three, most of the rest, have lengths that are known: copying them is
+/// no call.
+#[inline(never)]
+fn push_long(out: &mut Vec<u8>, mut value: u64) {
+    if value < 1 << 14 {
+        return out.extend_from_slice(&[value as u8 | 0x80, (value >> 7) as u8]);
+    }
+    if value < 1 << 21 {
+        return out.extend_from_slice(&[value as u8 | 0x80, (value >> 7) as u8 | 0x80, (value >> 14) as u8]);
     }
     let mut bytes = [0; MAX_VARINT_BYTES];
     let mut length = 0;

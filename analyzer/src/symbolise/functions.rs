@@ -5,8 +5,9 @@
 //! symbol with a size owns its range and, for padding and hand-written tails, a few bytes more; one without a size owns
 //! everything up to the next symbol.
 
-use object::elf::{STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE};
-use object::read::elf::{FileHeader, Sym};
+use object::elf::{FileHeader64, STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE};
+use object::endian::LittleEndian;
+use object::read::elf::{FileHeader, Sym, SymbolTable};
 
 use super::binary::{Binary, Elf};
 
@@ -25,56 +26,111 @@ struct Function<'data> {
     name: &'data [u8],
 }
 
-/// All functions of a binary, sorted by address; of several at one address the most telling name comes first.
+/// Where a function starts and where its symbol is. A compiler has hundreds of thousands of these and a trace asks for
+/// few, so all else is read when it is asked for: the names alone are tens of megabytes.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    start: u64,
+    table: u32,
+    symbol: u32,
+}
+
+/// All functions of a binary, sorted by address.
 #[derive(Debug, Default)]
 pub(super) struct Functions<'data> {
-    rows: Vec<Function<'data>>,
+    tables: Vec<SymbolTable<'data, FileHeader64<LittleEndian>>>,
+    rows: Vec<Row>,
 }
 
 impl<'data> Functions<'data> {
     /// Functions of the binary, or of its separate debug file where the binary is stripped.
     pub(super) fn of(binary: &'data Binary) -> Self {
-        let mut rows = Vec::new();
-        let Some(elf) = binary.elf() else { return Self::default() };
-        let full = collect(&elf, &mut rows);
+        let mut functions = Self::default();
+        let Some(elf) = binary.elf() else { return functions };
+        let full = functions.collect(&elf);
         if !full && let Some(debug) = binary.debug_elf() {
-            collect(&debug, &mut rows);
+            functions.collect(&debug);
         }
-        rows.sort_unstable_by_key(|row| row.start);
-        Self { rows }
+        functions.rows.sort_unstable_by_key(|row| row.start);
+        functions
     }
 
     /// The name of the function that owns an address.
     pub(super) fn around(&self, address: u64) -> Option<&'data [u8]> {
-        let above = self.rows.partition_point(|row| row.start <= address);
-        let nearest_start = self.rows[..above].last()?.start;
-        let mut best: Option<(bool, u64, Function<'data>)> = None;
-        let mut starts_left = LOOK_BACK;
-        let mut start = nearest_start;
-        for row in self.rows[..above].iter().rev() {
-            if row.start != start {
-                start = row.start;
-                starts_left -= 1;
-                if starts_left == 0 || best.is_some_and(|(inside, ..)| inside) {
-                    break;
+        owner(&self.rows, address, |row| self.function(row))
+    }
+
+    /// What a symbol says; nothing where it has no name.
+    fn function(&self, row: &Row) -> Option<Function<'data>> {
+        let table = self.tables.get(row.table as usize)?;
+        let symbol = table.symbol(object::SymbolIndex(row.symbol as usize)).ok()?;
+        let name = table.symbol_name(LittleEndian, symbol).ok().filter(|name| !name.is_empty())?;
+        let rank = match symbol.st_bind() {
+            STB_GLOBAL => 0,
+            STB_WEAK => 1,
+            _ => 2,
+        };
+        Some(Function { start: row.start, size: symbol.st_size(LittleEndian), rank, name })
+    }
+
+    /// Adds the functions of `.symtab` and `.dynsym`; says whether there was a `.symtab`.
+    fn collect(&mut self, elf: &Elf<'data>) -> bool {
+        let endian = elf.endian();
+        let Ok(sections) = elf.elf_header().sections(endian, elf.data()) else { return false };
+        let mut full = false;
+        for kind in [object::elf::SHT_SYMTAB, object::elf::SHT_DYNSYM] {
+            let Ok(symbols) = sections.symbols(endian, elf.data(), kind) else { continue };
+            full |= kind == object::elf::SHT_SYMTAB && !symbols.is_empty();
+            let table = self.tables.len() as u32;
+            self.rows.reserve(symbols.len());
+            for (index, symbol) in symbols.enumerate() {
+                let kind = symbol.st_type();
+                // Assembly without `.type` directives leaves NOTYPE symbols; mapping and section symbols have no name.
+                let code =
+                    kind == STT_FUNC || kind == STT_GNU_IFUNC || (kind == STT_NOTYPE && symbol.st_size(endian) > 0);
+                let start = symbol.st_value(endian);
+                let defined = symbol.st_shndx(endian) != object::elf::SHN_UNDEF && start != 0;
+                if code && defined && symbol.st_name(endian) != 0 {
+                    self.rows.push(Row { start, table, symbol: index.0 as u32 });
                 }
             }
-            let offset = address - row.start;
-            let inside = offset < row.size || (row.size == 0 && row.start == nearest_start);
-            let close = row.start == nearest_start && offset < row.size.saturating_add(GAP_BYTES);
-            if !inside && !close {
-                continue;
-            }
-            let better = best.is_none_or(|(best_inside, best_start, best_row)| {
-                (inside && !best_inside)
-                    || (inside == best_inside && best_start == row.start && row.tells_more_than(&best_row))
-            });
-            if better {
-                best = Some((inside, row.start, *row));
+            self.tables.push(symbols);
+        }
+        full
+    }
+}
+
+/// The name of the function that owns an address, among `rows` sorted by start; `read` tells of one what its symbol says.
+fn owner<'data>(rows: &[Row], address: u64, read: impl Fn(&Row) -> Option<Function<'data>>) -> Option<&'data [u8]> {
+    let below = &rows[..rows.partition_point(|row| row.start <= address)];
+    let nearest_start = below.last()?.start;
+    let mut best: Option<(bool, Function<'data>)> = None;
+    let mut starts_left = LOOK_BACK;
+    let mut start = nearest_start;
+    for row in below.iter().rev() {
+        if row.start != start {
+            start = row.start;
+            starts_left -= 1;
+            if starts_left == 0 || best.is_some_and(|(inside, _)| inside) {
+                break;
             }
         }
-        best.map(|(_, _, row)| row.name)
+        let Some(function) = read(row) else { continue };
+        let offset = address - row.start;
+        let inside = offset < function.size || (function.size == 0 && row.start == nearest_start);
+        let close = row.start == nearest_start && offset < function.size.saturating_add(GAP_BYTES);
+        if !inside && !close {
+            continue;
+        }
+        let better = best.is_none_or(|(best_inside, best)| {
+            (inside && !best_inside)
+                || (inside == best_inside && best.start == row.start && function.tells_more_than(&best))
+        });
+        if better {
+            best = Some((inside, function));
+        }
     }
+    best.map(|(_, function)| function.name)
 }
 
 impl Function<'_> {
@@ -88,38 +144,6 @@ impl Function<'_> {
     }
 }
 
-/// Adds the functions of `.symtab` and `.dynsym`; says whether there was a `.symtab`.
-fn collect<'data>(elf: &Elf<'data>, rows: &mut Vec<Function<'data>>) -> bool {
-    let endian = elf.endian();
-    let Ok(sections) = elf.elf_header().sections(endian, elf.data()) else { return false };
-    let mut full = false;
-    for kind in [object::elf::SHT_SYMTAB, object::elf::SHT_DYNSYM] {
-        let Ok(table) = sections.symbols(endian, elf.data(), kind) else { continue };
-        full |= kind == object::elf::SHT_SYMTAB && !table.is_empty();
-        rows.reserve(table.len());
-        for symbol in table.symbols() {
-            let kind = symbol.st_type();
-            // Assembly without `.type` directives leaves NOTYPE symbols; mapping and section symbols have no name.
-            let code = kind == STT_FUNC || kind == STT_GNU_IFUNC || (kind == STT_NOTYPE && symbol.st_size(endian) > 0);
-            let start = symbol.st_value(endian);
-            if !code || symbol.st_shndx(endian) == object::elf::SHN_UNDEF || start == 0 {
-                continue;
-            }
-            let Ok(name) = table.symbol_name(endian, symbol) else { continue };
-            if name.is_empty() {
-                continue;
-            }
-            let rank = match symbol.st_bind() {
-                STB_GLOBAL => 0,
-                STB_WEAK => 1,
-                _ => 2,
-            };
-            rows.push(Function { start, size: symbol.st_size(endian), rank, name });
-        }
-    }
-    full
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,9 +153,10 @@ mod tests {
     }
 
     fn around(rows: &[Function<'static>], address: u64) -> Option<&'static str> {
-        let mut rows = rows.to_vec();
-        rows.sort_by_key(|row| row.start);
-        Functions { rows }.around(address).map(|name| std::str::from_utf8(name).unwrap())
+        let mut numbered: Vec<Row> =
+            (0..).zip(rows).map(|(symbol, row)| Row { start: row.start, table: 0, symbol }).collect();
+        numbered.sort_by_key(|row| row.start);
+        owner(&numbered, address, |row| Some(rows[row.symbol as usize])).map(|name| std::str::from_utf8(name).unwrap())
     }
 
     #[test]

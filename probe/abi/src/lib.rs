@@ -246,6 +246,8 @@ pub struct ThreadState {
 ///
 /// The frames of its stack are these and behind them the outermost `kept` frames of the stack that the thread's record
 /// before had. The innermost frame is the caller of the allocator: its address is `return_address`.
+///
+/// Without frames it is 56 bytes, with the ring's header of 8 just one line of the cache.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {
@@ -273,8 +275,6 @@ pub struct Record {
     pub reserved: [u8; 3],
     /// Where the call returns to; 0 where the first frame says it.
     pub return_address: u64,
-    /// Canonical frame address of the allocator's frame: `rsp` before the call.
-    pub cfa: u64,
     /// See [`RecordKind`].
     pub pointer: u64,
     /// See [`RecordKind`].
@@ -463,12 +463,12 @@ const _: () = {
     assert!(size_of::<Pending>() == 48);
     assert!(size_of::<ThreadState>() == 80 + 48 * PENDING_DEPTH);
     assert!(offset_of!(ThreadState, pending) == 80);
-    assert!(size_of::<Record>() == 64);
+    assert!(size_of::<Record>() == 56);
     assert!(size_of::<Frame>() == 16);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<TextRecord>() == 112);
-    assert!(size_of::<StackBuffer>() == 64 + 20 * MAX_FRAMES);
+    assert!(size_of::<StackBuffer>() == 56 + 20 * MAX_FRAMES);
     assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>());
     assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);

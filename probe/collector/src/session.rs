@@ -48,8 +48,8 @@ const FLUSH_EVERY: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_millis(500);
 /// Compression while recording: the fastest; every saved microsecond is the target's.
 const ZSTD_LEVEL: i32 = 1;
-/// Precision of event times.
-const TICK_NS: u32 = 256;
+/// Precision of event times. A probed call takes longer than this, so events of a thread still have times of their own.
+const TICK_NS: u32 = 512;
 
 /// What and how to record.
 #[derive(Debug, Clone)]
@@ -352,9 +352,11 @@ impl Pace {
 }
 
 fn read_records(ring: &mut Ring, end: u64, intake: &mut Intake, broken: &mut Option<WriteError>) -> bool {
-    ring.read_until(end, |bytes| {
-        if broken.is_none() {
-            *broken = intake.record(bytes).err();
+    ring.read_until(end, intake, Intake::foresee, |intake, bytes| {
+        if broken.is_none()
+            && let Err(error) = intake.record(bytes)
+        {
+            *broken = Some(error);
         }
     })
 }

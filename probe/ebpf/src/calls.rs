@@ -83,8 +83,7 @@ pub(crate) fn enter<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt
             outer_domain = call.outer_domain;
         }
     }
-    let mut record =
-        Record { pid, tid, descriptor: cookie, outer_domain, return_address, cfa: slot + 8, pointer, ..EMPTY_RECORD };
+    let mut record = Record { pid, tid, descriptor: cookie, outer_domain, return_address, pointer, ..EMPTY_RECORD };
 
     if descriptor.action == Action::Free as u8 {
         let again = thread.last_freed == pointer && continues(thread, descriptor, cookie, slot, return_address);
@@ -130,7 +129,7 @@ pub(crate) fn enter<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt
         thread.last_freed = 0;
         record.kind = RecordKind::ReallocBegin as u8;
     }
-    let start = Start { rbp: argument(regs, descriptor.rbp_at), space: descriptor.space };
+    let start = Start { cfa: slot + 8, rbp: argument(regs, descriptor.rbp_at), space: descriptor.space };
     emit::<WALKS>(control, thread, if control.free_stacks != 0 { Some(start) } else { None }, &record);
 }
 
@@ -182,12 +181,11 @@ pub(crate) fn leave<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt
         descriptor: call.descriptor,
         outer_domain: call.outer_domain,
         return_address: if call.return_address == 0 { regs.rip } else { call.return_address },
-        cfa: slot + 8,
         pointer,
         size: call.size,
         ..EMPTY_RECORD
     };
-    emit::<WALKS>(control, thread, Some(Start { rbp: regs.rbp, space: descriptor.space }), &record);
+    emit::<WALKS>(control, thread, Some(Start { cfa: slot + 8, rbp: regs.rbp, space: descriptor.space }), &record);
 }
 
 pub(crate) const EMPTY_RECORD: Record = Record {
@@ -203,7 +201,6 @@ pub(crate) const EMPTY_RECORD: Record = Record {
     walk_end: 0,
     reserved: [0; 3],
     return_address: 0,
-    cfa: 0,
     pointer: 0,
     size: 0,
 };

@@ -65,10 +65,10 @@ pub(crate) fn hit<const WALKS: bool>(control: &Control, cookie: u32, regs: &pt_r
         }
     }
     let kind = RecordKind::Marker as u8;
-    let record = Record { kind, pid, tid, descriptor: cookie, return_address, cfa, pointer, ..EMPTY_RECORD };
+    let record = Record { kind, pid, tid, descriptor: cookie, return_address, pointer, ..EMPTY_RECORD };
     // An end tells all with its name.
     let rbp = if flags & FLAG_MARKER_INSIDE != 0 { regs.rbp } else { argument(regs, descriptor.rbp_at) };
-    let start = if flags & FLAG_MARKER_END != 0 { None } else { Some(Start { rbp, space: descriptor.space }) };
+    let start = if flags & FLAG_MARKER_END != 0 { None } else { Some(Start { cfa, rbp, space: descriptor.space }) };
     emit_marker::<WALKS>(control, start, &record);
 }
 

@@ -30,6 +30,8 @@ const SIGSTOP: u32 = 19;
 /// Where a stack walk starts, besides what the record says.
 #[derive(Clone, Copy)]
 pub(crate) struct Start {
+    /// Canonical frame address of the allocator's frame: `rsp` before the call.
+    pub(crate) cfa: u64,
     /// rbp of the allocator's caller.
     pub(crate) rbp: u64,
     /// The process's code.
@@ -117,7 +119,7 @@ fn send(record: &Record, time_ns: u64) -> bool {
 #[inline(always)]
 fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, timed: bool) -> bool {
     let space_and_limit = (start.space as u64) << 32 | limit as u64;
-    let found = walk::walk(record.tid, record.return_address, record.cfa, start.rbp, space_and_limit);
+    let found = walk::walk(record.tid, record.return_address, start.cfa, start.rbp, space_and_limit);
     if timed {
         count_time(time_ns);
     }

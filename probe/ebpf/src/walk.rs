@@ -99,6 +99,18 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     Some(fresh)
 }
 
+/// The frames of a thread's record before.
+#[inline(always)]
+pub(crate) fn before(tid: u32) -> Option<*const Frame> {
+    let slot = WALKS.get(tid & (WALK_SLOTS - 1))?.get_ptr(0)?;
+    // SAFETY: a map value, of this thread alone.
+    let state = if unsafe { (*slot).tid } == tid as u64 { slot } else { MORE_WALKS.get_ptr(tid)? };
+    // SAFETY: as above.
+    let buffer = unsafe { &raw const (*state).buffers[((*state).current & 1) as usize] };
+    // SAFETY: as above.
+    Some(unsafe { &raw const (*buffer).frames }.cast::<Frame>())
+}
+
 /// Where a thread's walks copy its stack to.
 #[inline(always)]
 fn window(tid: u32) -> Option<*mut u64> {
@@ -179,7 +191,7 @@ pub(crate) struct Walk {
     buffer: *mut StackBuffer,
     pub(crate) before: *const StackBuffer,
     pub(crate) window: *mut u64,
-    tid: u32,
+    pub(crate) tid: u32,
 }
 
 impl Walk {
@@ -379,17 +391,7 @@ fn partner(walk: &Walk) -> Partner {
     // is found in the end.
     // SAFETY: the index is below the length.
     if at < now.before_count && unsafe { (*frames.add((at & LAST) as usize)).cfa } <= now.sp {
-        let (mut low, mut high) = (at, now.before_count);
-        for _ in 0..9 {
-            let middle = (low + high) >> 1;
-            // SAFETY: as above.
-            if low < high && unsafe { (*frames.add((middle & LAST) as usize)).cfa } <= now.sp {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        at = low;
+        at = first_beyond(walk.tid, now.sp, at as u64 | (now.before_count as u64) << 32);
     }
     now.at = at;
     if at >= now.before_count {
@@ -397,6 +399,25 @@ fn partner(walk: &Walk) -> Partner {
     }
     // SAFETY: the index is below the length.
     unsafe { Partner { address: (*frames.add((at & LAST) as usize)).address, rule: *rules.add((at & LAST) as usize) } }
+}
+
+/// Of a thread's stack before, the first frame from `low` up to `high` (the halves of `range`) that lies further out than `sp`, by
+/// halving. A function of its own for the verifier, which would go through it anew for each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn first_beyond(tid: u32, sp: u64, range: u64) -> u32 {
+    let (mut low, mut high) = (range as u32, (range >> 32) as u32);
+    let Some(frames) = before(tid) else { return low };
+    for _ in 0..9 {
+        let middle = (low + high) >> 1;
+        // SAFETY: the index is below the length.
+        if low < high && unsafe { (*frames.add((middle & LAST) as usize)).cfa } <= sp {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// Goes on to the frame that a call returns to.

@@ -4,9 +4,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_user};
-use probe_abi::{Frame, WINDOW_BYTES};
+use probe_abi::WINDOW_BYTES;
 
-use crate::walk::{LAST, Walk};
+use crate::walk::{LAST, Walk, before};
 
 /// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
 const BELOW: u64 = 64;
@@ -36,9 +36,14 @@ pub(crate) fn read(walk: &Walk, at: u64) -> Option<u64> {
     unsafe { bpf_probe_read_user(at as *const u64) }.ok()
 }
 
-/// How far out frames lie close together, from one on that begins at `last`. CFAs nearly always grow, so most need no look.
-#[inline(always)]
-fn reach(frames: *const Frame, first: u32, count: u32, mut last: u64) -> u64 {
+/// How far out frames of a thread's stack before lie close together, from one on that begins at `last`; they are those from
+/// `first` up to `count`, the halves of `range`. CFAs nearly always grow, so most need no look. A function of its own for the
+/// verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn reach(tid: u32, range: u64, mut last: u64) -> u64 {
+    let (first, count) = (range as u32, (range >> 32) as u32);
+    let Some(frames) = before(tid) else { return last };
     // SAFETY: the index is below the length.
     let cfa = |at: u32| unsafe { (*frames.add((at & LAST) as usize)).cfa };
     let outermost = cfa(count.wrapping_sub(1));
@@ -74,9 +79,9 @@ fn reach(frames: *const Frame, first: u32, count: u32, mut last: u64) -> u64 {
 pub(crate) fn move_to(walk: &Walk, slot: u64) -> u32 {
     let (state, now) = (walk.state, walk.now());
     let window = walk.window.cast::<c_void>();
-    // SAFETY: map values, of this thread alone.
-    let (barrier, frames) = unsafe { ((*state).barrier, (&raw const (*walk.before).frames).cast::<Frame>()) };
-    let last = reach(frames, now.at, now.before_count, slot + 8);
+    // SAFETY: a map value, of this thread alone.
+    let barrier = unsafe { (*state).barrier };
+    let last = reach(walk.tid, now.at as u64 | (now.before_count as u64) << 32, slot + 8);
     let start = slot.wrapping_sub(BELOW);
     now.window_start = start;
     now.window_bytes = 0;

@@ -1,11 +1,20 @@
 //! Which block lives at an address. Responsible for turning addresses into birth numbers, with the deaths that were
 //! missed and the addresses that are dead; not for sizes of anything but the sum of what lives.
+//!
+//! Each event looks one address up, nearly always one that no cache of the processor holds. So a slot is found with one
+//! fetch (open addressing, no bytes of control apart), and [`Heap::foresee`] begins that fetch some records ahead.
 
-use hashbrown::{HashMap, hash_map::Entry};
 use trace_format::{BlockId, DomainId, event::Target};
 
+use super::memory::{prefetch, table};
+
+/// 2^64 divided by the golden ratio.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Slots of the first table.
+const FEWEST_SLOTS: usize = 1 << 10;
+
 /// An address in a domain. User addresses have 47 bits; the domain takes the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place(u64);
 
 impl Place {
@@ -17,35 +26,56 @@ impl Place {
 /// The last block at an address.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    block: BlockId,
+    place: Place,
     size_bytes: u64,
-    live: bool,
+    /// The block's number times two, plus one while it lives.
+    state: u64,
+}
+
+impl Slot {
+    /// Nobody's.
+    const FREE: Self = Self { place: Place(0), size_bytes: 0, state: u64::MAX };
+
+    fn is_free(&self) -> bool {
+        self.state == u64::MAX
+    }
+
+    fn is_live(&self) -> bool {
+        self.state & 1 == 1
+    }
+
+    fn block(&self) -> BlockId {
+        BlockId(self.state >> 1)
+    }
 }
 
 /// One address space. Grows with the number of distinct addresses handed out, never with the length of the recording.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heap {
-    slots: HashMap<Place, Slot, foldhash::fast::FixedState>,
+    /// A power of two, at most two thirds full, or none.
+    slots: Vec<Slot>,
+    count: usize,
     live_bytes: u64,
 }
 
 /// A block that a realloc released, to be revived if the realloc fails.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Released {
-    place: Place,
-    slot: Slot,
-}
+pub(super) struct Released(Slot);
 
 impl Heap {
+    /// Says that this address will be asked for soon.
+    #[inline]
+    pub(super) fn foresee(&self, domain: DomainId, address: u64) {
+        if let Some(slot) = self.slots.get(self.home(Place::new(domain, address))) {
+            prefetch(slot);
+        }
+    }
+
     /// A block is born. Returns the block that must have died there unseen, if one was still live.
     pub(super) fn born(&mut self, domain: DomainId, address: u64, block: BlockId, size_bytes: u64) -> Option<BlockId> {
-        self.live_bytes = self.live_bytes.wrapping_add(size_bytes);
-        let slot = Slot { block, size_bytes, live: true };
-        let old = self.slots.insert(Place::new(domain, address), slot)?;
-        old.live.then(|| {
-            self.live_bytes = self.live_bytes.wrapping_sub(old.size_bytes);
-            old.block
-        })
+        let place = Place::new(domain, address);
+        let old = self.put(Slot { place, size_bytes, state: block.0 << 1 | 1 });
+        old.is_live().then(|| old.block())
     }
 
     /// The block at an address dies. `cousins` are domains of the same module, whose blocks may be freed through this
@@ -53,13 +83,12 @@ impl Heap {
     pub(super) fn dies(&mut self, domain: DomainId, cousins: &[DomainId], address: u64) -> (Target, Option<Released>) {
         let mut target = Target::Unknown { address };
         for domain in std::iter::once(domain).chain(cousins.iter().copied()) {
-            let place = Place::new(domain, address);
-            let Entry::Occupied(mut entry) = self.slots.entry(place) else { continue };
-            let slot = *entry.get();
-            if slot.live {
-                entry.get_mut().live = false;
-                self.live_bytes = self.live_bytes.wrapping_sub(slot.size_bytes);
-                return (Target::Block(slot.block), Some(Released { place, slot }));
+            let Some(slot) = self.find(Place::new(domain, address)) else { continue };
+            let before = *slot;
+            if before.is_live() {
+                slot.state ^= 1;
+                self.live_bytes = self.live_bytes.wrapping_sub(before.size_bytes);
+                return (Target::Block(before.block()), Some(Released(before)));
             }
             target = Target::Dead { address };
         }
@@ -68,13 +97,68 @@ impl Heap {
 
     /// A realloc failed: what it released lives on.
     pub(super) fn revive(&mut self, released: Released) {
-        self.live_bytes = self.live_bytes.wrapping_add(released.slot.size_bytes);
-        self.slots.insert(released.place, released.slot);
+        self.put(released.0);
     }
 
     /// Requested bytes of all live blocks.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
+    }
+
+    /// Puts a live block where it belongs; returns what was there, dead where it was nothing.
+    fn put(&mut self, slot: Slot) -> Slot {
+        if 3 * (self.count + 1) > 2 * self.slots.len() {
+            self.grow();
+        }
+        self.live_bytes = self.live_bytes.wrapping_add(slot.size_bytes);
+        let index = self.index(slot.place);
+        let old = std::mem::replace(&mut self.slots[index], slot);
+        if old.is_free() {
+            self.count += 1;
+            return Slot { state: 0, ..old };
+        }
+        if old.is_live() {
+            self.live_bytes = self.live_bytes.wrapping_sub(old.size_bytes);
+        }
+        old
+    }
+
+    fn find(&mut self, place: Place) -> Option<&mut Slot> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let index = self.index(place);
+        Some(&mut self.slots[index]).filter(|slot| !slot.is_free())
+    }
+
+    /// Where a place is, or would be.
+    #[inline]
+    fn index(&self, place: Place) -> usize {
+        let mut index = self.home(place);
+        loop {
+            let slot = &self.slots[index];
+            if slot.is_free() || slot.place == place {
+                return index;
+            }
+            index = (index + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// Where the search for a place begins; 0 while there are no slots.
+    #[inline]
+    fn home(&self, place: Place) -> usize {
+        // The high bits of a product depend on all bits of both factors.
+        let mixed = (place.0 ^ place.0 >> 32).wrapping_mul(ODD);
+        (mixed >> 32) as usize & self.slots.len().saturating_sub(1)
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let wider = table((2 * self.slots.len()).max(FEWEST_SLOTS), Slot::FREE);
+        for slot in std::mem::replace(&mut self.slots, wider).into_iter().filter(|slot| !slot.is_free()) {
+            let index = self.index(slot.place);
+            self.slots[index] = slot;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod heap;
 mod layout;
 mod markers;
+mod memory;
 mod names;
 mod nodes;
 mod processes;
@@ -93,6 +94,16 @@ struct Tally {
     bytes: u64,
 }
 
+/// Counts an alloc of its domain.
+fn tally(allocated: &mut Vec<Tally>, domain: DomainId, size_bytes: u64) {
+    if domain.index() >= allocated.len() {
+        allocated.resize(domain.index() + 1, Tally::default());
+    }
+    let tally = &mut allocated[domain.index()];
+    tally.count += 1;
+    tally.bytes += size_bytes;
+}
+
 pub(crate) struct Intake {
     writer: TraceWriter,
     start_ns: u64,
@@ -104,13 +115,16 @@ pub(crate) struct Intake {
     rows: Vec<Option<Row>>,
     texts: Texts,
     heaps: Vec<Heap>,
-    allocated: FastMap<DomainId, Tally>,
+    /// By domain.
+    allocated: Vec<Tally>,
     nested: FastMap<(DomainId, DomainId), Tally>,
     stats: CaptureStats,
     orphan_count: u64,
     progress: Arc<Progress>,
     signals: Arc<Signals>,
     last_thread: ThreadId,
+    /// The heap that the last record was about.
+    last_heap: usize,
 }
 
 impl Intake {
@@ -125,13 +139,26 @@ impl Intake {
             rows: Vec::new(),
             texts: Texts::default(),
             heaps: Vec::new(),
-            allocated: FastMap::default(),
+            allocated: Vec::new(),
             nested: FastMap::default(),
             stats: CaptureStats::default(),
             orphan_count: 0,
             progress,
             signals,
             last_thread: ThreadId(0),
+            last_heap: 0,
+        }
+    }
+
+    /// A record that will come soon: has the memory fetched that it will need. Most records are about the heap that the one
+    /// before was about.
+    #[inline]
+    pub(crate) fn foresee(&self, bytes: &[u8]) {
+        if let Some(record) = layout::record(bytes)
+            && let Some(Some(Row::Entry(row))) = self.rows.get(record.descriptor as usize)
+            && let Some(heap) = self.heaps.get(self.last_heap)
+        {
+            heap.foresee(row.domain, record.pointer);
         }
     }
 
@@ -204,6 +231,7 @@ impl Intake {
             }
         };
         let entry = row.entry;
+        self.last_heap = target.heap;
         let heap = &mut self.heaps[target.heap];
         let live_before = heap.live_bytes();
         let size_bytes = record.size;
@@ -224,10 +252,9 @@ impl Intake {
                 self.writer.push(time_ns, thread, stack, walk, &Op::AllocFailed { entry, size_bytes })?;
             }
             kind if kind == RecordKind::Alloc as u8 => {
-                let tally = self.allocated.entry(row.domain).or_default();
-                tally.count += 1;
-                tally.bytes += size_bytes;
-                let inside = target.domains.get(&record.outer_domain).copied();
+                tally(&mut self.allocated, row.domain, size_bytes);
+                let outer = Some(&record.outer_domain).filter(|&&outer| outer != 0);
+                let inside = outer.and_then(|outer| target.domains.get(outer)).copied();
                 if let Some(outer) = inside {
                     let tally = self.nested.entry((outer, row.domain)).or_default();
                     tally.count += 1;
@@ -259,9 +286,7 @@ impl Intake {
                     None => None,
                 };
                 if record.pointer != 0 {
-                    let tally = self.allocated.entry(row.domain).or_default();
-                    tally.count += 1;
-                    tally.bytes += size_bytes;
+                    tally(&mut self.allocated, row.domain, size_bytes);
                     let block = self.writer.next_block();
                     if let Some(block) = heap.born(row.domain, record.pointer, block, size_bytes) {
                         self.stats.impossible_count += 1;
@@ -343,7 +368,7 @@ impl Intake {
 
     fn tell_nestings(&mut self) {
         for (&(outer, inner), nested) in &self.nested {
-            let of_outer = self.allocated.get(&outer).copied().unwrap_or_default();
+            let of_outer = self.allocated.get(outer.index()).copied().unwrap_or_default();
             self.writer.nesting(Nesting {
                 outer,
                 inner,

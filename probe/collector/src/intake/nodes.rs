@@ -14,6 +14,8 @@
 
 use trace_format::StackId;
 
+use super::memory::table;
+
 /// 2^64 divided by the golden ratio.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Slots of the first table.
@@ -111,7 +113,7 @@ impl NodeTable {
 
     #[cold]
     fn grow(&mut self) {
-        let wider = vec![FREE; (2 * self.slots.len()).max(FEWEST_SLOTS)];
+        let wider = table((2 * self.slots.len()).max(FEWEST_SLOTS), FREE);
         let slots = std::mem::replace(&mut self.slots, wider);
         for slot in slots.into_iter().filter(|slot| slot.node != StackId::EMPTY) {
             let index = self.slot(slot.path, slot.parent);

@@ -24,6 +24,9 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// How much is read before the space is given back to the producers.
 const RELEASE_BYTES: u64 = 128 << 10;
+/// How far ahead of the record being read others are looked at: long enough for memory to arrive, short enough that what
+/// arrived still is in the nearest cache.
+const AHEAD_BYTES: u64 = 512;
 
 struct Mapping {
     consumer: *mut libc::c_void,
@@ -134,33 +137,69 @@ impl Ring {
 
     /// Reads records up to position `end` (at most the producer's), in order; stops early at one that is still being
     /// written. Returns whether it got to `end`.
-    pub fn read_until(&mut self, end: u64, mut each: impl FnMut(&[u8])) -> bool {
-        let data = self.mapping.data();
-        let mask = self.mapping.size_bytes - 1;
+    ///
+    /// Each record is shown to `foresee` some records before `take` gets it, both with the same `reader`: memory that it
+    /// will need can be on its way by then.
+    pub fn read_until<R>(
+        &mut self,
+        end: u64,
+        reader: &mut R,
+        foresee: impl Fn(&R, &[u8]),
+        mut take: impl FnMut(&mut R, &[u8]),
+    ) -> bool {
         let mut released = self.position;
-        let mut whole = true;
-        while self.position < end {
-            let at = (self.position & mask) as usize;
-            // SAFETY: every record header lies, aligned to 8 bytes, within the doubly mapped data.
-            #[expect(clippy::cast_ptr_alignment, reason = "records begin at multiples of 8")]
-            let length = unsafe { &*data.add(at).cast::<AtomicU32>() }.load(Ordering::Acquire);
-            if length & BUSY != 0 {
-                whole = false;
+        let mut ahead = self.position;
+        loop {
+            while ahead < end && ahead - self.position < AHEAD_BYTES {
+                let Some(entry) = self.entry(ahead) else { break };
+                if let Some(record) = entry.record {
+                    foresee(reader, record);
+                }
+                ahead = entry.next;
+            }
+            if self.position == ahead {
                 break;
             }
-            let bytes = u64::from(length & !(BUSY | DISCARDED));
-            if length & DISCARDED == 0 {
-                // SAFETY: the kernel finished this record (not busy), it is not overwritten before the consumer
-                // position passes it, and the double mapping makes it contiguous.
-                each(unsafe { std::slice::from_raw_parts(data.add(at + HEADER_BYTES as usize), bytes as usize) });
+            // What was seen whole before still is.
+            let Some(entry) = self.entry(self.position) else { break };
+            if let Some(record) = entry.record {
+                take(reader, record);
             }
-            self.position += (bytes + HEADER_BYTES).next_multiple_of(8);
+            self.position = entry.next;
             if self.position - released >= RELEASE_BYTES.min(self.mapping.size_bytes / 8) {
                 released = self.position;
                 self.mapping.consumer().store(released, Ordering::Release);
             }
         }
         self.mapping.consumer().store(self.position, Ordering::Release);
-        whole
+        self.position >= end
     }
+
+    /// What stands at a position before the producer's; `None` while it is being written.
+    #[inline]
+    fn entry(&self, position: u64) -> Option<Entry<'_>> {
+        let data = self.mapping.data();
+        let at = (position & (self.mapping.size_bytes - 1)) as usize;
+        // SAFETY: every record header lies, aligned to 8 bytes, within the doubly mapped data.
+        #[expect(clippy::cast_ptr_alignment, reason = "records begin at multiples of 8")]
+        let length = unsafe { &*data.add(at).cast::<AtomicU32>() }.load(Ordering::Acquire);
+        if length & BUSY != 0 {
+            return None;
+        }
+        let bytes = u64::from(length & !(BUSY | DISCARDED));
+        let record = (length & DISCARDED == 0).then(|| {
+            // SAFETY: the kernel finished this record (not busy), it is not overwritten before the consumer
+            // position passes it, and the double mapping makes it contiguous.
+            unsafe { std::slice::from_raw_parts(data.add(at + HEADER_BYTES as usize), bytes as usize) }
+        });
+        Some(Entry { record, next: position + (bytes + HEADER_BYTES).next_multiple_of(8) })
+    }
+}
+
+/// One place of the ring.
+struct Entry<'a> {
+    /// What was written there; none if it was given up.
+    record: Option<&'a [u8]>,
+    /// The position behind it.
+    next: u64,
 }
