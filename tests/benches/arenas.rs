@@ -175,7 +175,7 @@ fn replay(compiler: &str, policy: &str, traces: &[PathBuf], found: &Value) -> Ve
     say(&format!(
         "  replayed with that plan (glibc, {REPLAY_RUNS} runs; bar: peak within {REPLAY_BAR} of the predicted)"
     ));
-    say("    peak: predicted  replayed  off       time: change (low to high)   verdict      project");
+    say("       peak: predicted  replayed      off    time   (low to high)      verdict      project");
     let mut missed = Vec::new();
     for (index, trace) in traces.iter().enumerate() {
         let others = traces.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, trace)| trace);
@@ -193,7 +193,7 @@ fn replay(compiler: &str, policy: &str, traces: &[PathBuf], found: &Value) -> Ve
         let off = number("/tried/0/change/off_prediction");
         let name = trace.file_name().unwrap_or_default().to_string_lossy();
         say(&format!(
-            "         {:>+8.4}   {:>+7.4}  {off:>+7.4}         {:>+6.3} ({:+.3} to {:+.3})   {:<11}  {name}",
+            "             {:>+9.4}  {:>+8.4}  {off:>+7.4}  {:>+6.3} ({:>+6.3} to {:>+6.3})  {:<11}  {name}",
             number("/predicted/peak_change"),
             number("/tried/0/change/peak/median"),
             number("/tried/0/change/time/median"),

@@ -21,7 +21,7 @@ pub(super) fn text(bytes: &[u8]) -> Option<TextRecord> {
     read(bytes)
 }
 
-pub(super) fn frames(bytes: &[u8], count: u16) -> impl DoubleEndedIterator<Item = Frame> {
+pub(super) fn frames(bytes: &[u8], count: u16) -> impl DoubleEndedIterator<Item = Frame> + Clone {
     let frames = bytes.get(size_of::<Record>()..).unwrap_or_default();
     frames.chunks_exact(size_of::<Frame>()).take(usize::from(count)).filter_map(read::<Frame>)
 }

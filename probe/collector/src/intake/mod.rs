@@ -183,7 +183,11 @@ impl Intake {
         self.call(&record, layout::frames(bytes, record.frame_count))
     }
 
-    fn call(&mut self, record: &Record, frames: impl DoubleEndedIterator<Item = Frame>) -> Result<(), WriteError> {
+    fn call(
+        &mut self,
+        record: &Record,
+        frames: impl DoubleEndedIterator<Item = Frame> + Clone,
+    ) -> Result<(), WriteError> {
         let Some(row) = self.rows.get(record.descriptor as usize).and_then(Option::as_ref) else {
             self.orphan_count += 1;
             return Ok(());

@@ -14,7 +14,7 @@
 
 use trace_format::StackId;
 
-use super::memory::table;
+use super::memory::{prefetch, table};
 
 /// 2^64 divided by the golden ratio.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -84,6 +84,19 @@ impl NodeTable {
         if slot.node == StackId::EMPTY { Err(unplaced) } else { Ok(Place { node: slot.node, path }) }
     }
 
+    /// Says that the nodes of a path will be asked for: where they are is known before any of them is found, so all are fetched
+    /// at once.
+    #[inline]
+    pub(super) fn foresee(&self, parent: Place, path: impl Iterator<Item = u64>) {
+        let mut hash = parent.path;
+        for address in path {
+            hash = mix(hash ^ address);
+            if let Some(slot) = self.slots.get(self.home(hash)) {
+                prefetch(slot);
+            }
+        }
+    }
+
     /// Gives a place that was not found its node.
     pub(super) fn insert(&mut self, at: Unplaced, node: StackId) -> Place {
         if 3 * (self.count + 1) > 2 * self.slots.len() {
@@ -100,8 +113,7 @@ impl NodeTable {
     #[inline]
     fn slot(&self, path: u64, parent: StackId) -> usize {
         let mask = self.slots.len() - 1;
-        // The high bits of a product depend on all bits of both factors.
-        let mut index = (path >> 32) as usize & mask;
+        let mut index = self.home(path);
         loop {
             let slot = &self.slots[index];
             if slot.path == path && slot.parent == parent || slot.node == StackId::EMPTY {
@@ -109,6 +121,13 @@ impl NodeTable {
             }
             index = (index + 1) & mask;
         }
+    }
+
+    /// Where the search for a path begins; 0 while there are no slots.
+    #[inline]
+    fn home(&self, path: u64) -> usize {
+        // The high bits of a product depend on all bits of both factors.
+        (path >> 32) as usize & self.slots.len().saturating_sub(1)
     }
 
     #[cold]

@@ -42,6 +42,8 @@ pub(super) trait Nodes {
     fn node(&mut self, parent: Place, address: u64) -> Place;
     /// Another number since addresses mean something else.
     fn generation(&self) -> u32;
+    /// Says that the nodes of a path will be asked for: its return addresses, outermost first, under a node.
+    fn foresee(&self, parent: Place, path: impl Iterator<Item = u64>);
     /// Whether two nodes' frames are of one function.
     fn same_function(&self, one: StackId, other: StackId) -> bool;
 }
@@ -52,7 +54,7 @@ impl ThreadStack {
     pub(super) fn apply(
         &mut self,
         kept: usize,
-        fresh: impl DoubleEndedIterator<Item = Frame>,
+        fresh: impl DoubleEndedIterator<Item = Frame> + Clone,
         nodes: &mut impl Nodes,
     ) -> Option<(StackId, bool, u32)> {
         let before = self.frames.len();
@@ -63,6 +65,7 @@ impl ThreadStack {
         let same_code = self.generation == nodes.generation();
         self.generation = nodes.generation();
         let mut parent = if kept == 0 { Place::ROOT } else { self.frames[kept - 1].place };
+        nodes.foresee(parent, fresh.clone().rev().map(|frame| frame.address));
         let (mut depth, mut shared, mut moved) = (kept, true, false);
         let mut renewed = 0;
         for frame in fresh.rev() {
@@ -140,6 +143,8 @@ mod tests {
         fn generation(&self) -> u32 {
             self.2
         }
+
+        fn foresee(&self, _parent: Place, _path: impl Iterator<Item = u64>) {}
 
         fn same_function(&self, one: StackId, other: StackId) -> bool {
             self.1[one.0 as usize - 1] / 100 == self.1[other.0 as usize - 1] / 100

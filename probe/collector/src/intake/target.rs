@@ -72,6 +72,11 @@ impl Nodes for Naming<'_> {
         self.target.nodes.generation()
     }
 
+    #[inline]
+    fn foresee(&self, parent: Place, path: impl Iterator<Item = u64>) {
+        self.target.nodes.foresee(parent, path);
+    }
+
     fn same_function(&self, one: StackId, other: StackId) -> bool {
         let stacks = &self.writer.tables().stacks;
         let function = |node: StackId| self.names.function(stacks[node.index()].frame);
