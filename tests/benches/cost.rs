@@ -206,31 +206,46 @@ impl Stacks {
     }
 
     /// Where the time of a recording goes that took `total` seconds, beside a floor and a native run.
-    fn say_profile(&self, total: f64, floor: f64, native: f64, fixed: f64) {
+    fn say_profile(&self, total: f64, floor: f64, native: f64, fixed: Fixed) {
         let programs = self.median(|without, _| without.programs);
         let walk = self.median(|without, with| with.programs - without.programs);
         let recorder = self.median(|_, with| with.recorder);
+        let traps = floor - native - fixed.floor;
         let parts = [
             (native, "the compile"),
-            (floor - native, "the traps of its probes (the floor, less the compile)"),
+            (traps, "the traps of its probes"),
             (programs, "our programs without stacks"),
             (walk, "unwinding"),
-            (recorder, "the recorder's threads"),
-            (total - floor - programs - walk - recorder, "not told apart"),
+            (recorder, "the recorder's threads, start and end included"),
+            (total - native - traps - programs - walk - recorder, "not told apart"),
         ];
         for (seconds, part) in parts {
             say(&format!("    {seconds:>+18.3} s   {part}"));
         }
-        say(&format!("    {fixed:>+18.3} s   of it fixed for each recording (of `--version`)"));
+        say(&format!(
+            "    {:>+18.3} s   of it fixed for each recording ({:.3} of the floor)",
+            fixed.recording, fixed.floor
+        ));
     }
 }
 
-/// What a recording costs above the floor before and after the first event: one of a compiler that says its version.
-fn fixed(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<f64> {
-    let version = Subject::new(subject.name, vec![subject.command[0].clone(), "--version".to_owned()]);
-    let cost = |way: Way| Some(seconds(&run(&mut way.command(&version, trace)?)));
-    let above = (0..runs).map(|_| Some(cost(way)? - cost(Way::Floor)?)).collect::<Option<Vec<f64>>>();
-    above.map(|mut above| median(&mut above))
+/// What is spent on a compiler that says its version, above the same unrecorded, seconds.
+#[derive(Debug, Clone, Copy)]
+struct Fixed {
+    recording: f64,
+    floor: f64,
+}
+
+impl Fixed {
+    fn measure(way: Way, subject: &Subject, trace: &std::path::Path, runs: usize) -> Option<Self> {
+        let version = Subject::new(subject.name, vec![subject.command[0].clone(), "--version".to_owned()]);
+        let cost = |way: Way| Some(seconds(&run(&mut way.command(&version, trace)?).success(way.name())));
+        let above = |way: Way| {
+            let costs = (0..runs).map(|_| Some(cost(way)? - cost(Way::Native)?)).collect::<Option<Vec<f64>>>();
+            costs.map(|mut costs| median(&mut costs))
+        };
+        Some(Self { recording: above(way)?, floor: above(Way::Floor)? })
+    }
 }
 
 fn main() {
@@ -297,8 +312,9 @@ fn measure(subject: &Subject, arguments: &Arguments, dir: &std::path::Path) -> V
             let (added, bytes) = (stacks.unwinding_ns(), stacks.median(|_, with| with.bytes_per_event));
             say(&format!("  unwinding adds         {added:.0} ns to an event, {bytes:.2} bytes each ({})", way.name()));
             let seconds = |way| median(&mut of(&times, way).to_vec());
-            let fixed = fixed(way, subject, &trace, arguments.runs).unwrap_or(f64::NAN);
-            stacks.say_profile(seconds(way), seconds(Way::Floor), seconds(Way::Native), fixed);
+            if let Some(fixed) = Fixed::measure(way, subject, &trace, arguments.runs) {
+                stacks.say_profile(seconds(way), seconds(Way::Floor), seconds(Way::Native), fixed);
+            }
             (unwinding_ns, stacked_bytes) = (Some(added), Some(bytes));
         }
     }

@@ -103,11 +103,13 @@ impl<'data> Functions<'data> {
 /// The name of the function that owns an address, among `rows` sorted by start; `read` tells of one what its symbol says.
 fn owner<'data>(rows: &[Row], address: u64, read: impl Fn(&Row) -> Option<Function<'data>>) -> Option<&'data [u8]> {
     let below = &rows[..rows.partition_point(|row| row.start <= address)];
-    let nearest_start = below.last()?.start;
+    // Symbols without a name count for nothing.
+    let mut named = below.iter().rev().filter_map(|row| Some((row, read(row)?))).peekable();
+    let nearest_start = named.peek()?.0.start;
     let mut best: Option<(bool, Function<'data>)> = None;
     let mut starts_left = LOOK_BACK;
     let mut start = nearest_start;
-    for row in below.iter().rev() {
+    for (row, function) in named {
         if row.start != start {
             start = row.start;
             starts_left -= 1;
@@ -115,7 +117,6 @@ fn owner<'data>(rows: &[Row], address: u64, read: impl Fn(&Row) -> Option<Functi
                 break;
             }
         }
-        let Some(function) = read(row) else { continue };
         let offset = address - row.start;
         let inside = offset < function.size || (function.size == 0 && row.start == nearest_start);
         let close = row.start == nearest_start && offset < function.size.saturating_add(GAP_BYTES);
@@ -156,7 +157,8 @@ mod tests {
         let mut numbered: Vec<Row> =
             (0..).zip(rows).map(|(symbol, row)| Row { start: row.start, table: 0, symbol }).collect();
         numbered.sort_by_key(|row| row.start);
-        owner(&numbered, address, |row| Some(rows[row.symbol as usize])).map(|name| std::str::from_utf8(name).unwrap())
+        let read = |row: &Row| Some(rows[row.symbol as usize]).filter(|function| !function.name.is_empty());
+        owner(&numbered, address, read).map(|name| std::str::from_utf8(name).unwrap())
     }
 
     #[test]
@@ -173,6 +175,12 @@ mod tests {
         let rows = [function(0x1000, 0, 2, "_start"), function(0x2000, 0x10, 0, "main")];
         assert_eq!(around(&rows, 0x1fff), Some("_start"));
         assert_eq!(around(&rows, 0x2001), Some("main"));
+    }
+
+    #[test]
+    fn a_symbol_without_a_name_hides_none() {
+        let rows = [function(0x1000, 0, 2, "_start"), function(0x2000, 0x10, 0, "")];
+        assert_eq!(around(&rows, 0x2001), Some("_start"));
     }
 
     #[test]

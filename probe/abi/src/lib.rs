@@ -247,7 +247,7 @@ pub struct ThreadState {
 /// The frames of its stack are these and behind them the outermost `kept` frames of the stack that the thread's record
 /// before had. The innermost frame is the caller of the allocator: its address is `return_address`.
 ///
-/// Without frames it is 56 bytes, with the ring's header of 8 just one line of the cache.
+/// Without frames it is 56 bytes, with the ring's header of 8 just the size of a line of the cache.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {

@@ -48,7 +48,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_millis(500);
 /// Compression while recording: the fastest; every saved microsecond is the target's.
 const ZSTD_LEVEL: i32 = 1;
-/// Precision of event times. A probed call takes longer than this, so events of a thread still have times of their own.
+/// Precision of event times. A probed call takes longer than this, so calls of a thread nearly always have times of their own.
 const TICK_NS: u32 = 512;
 
 /// What and how to record.

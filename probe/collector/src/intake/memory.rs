@@ -3,12 +3,12 @@
 //!
 //! The tables are looked into at places that nothing predicts, and are larger than what the processor remembers of pages: a
 //! fetch would wait for the translation of its address first, twice as long in a virtual machine. So they ask for pages of
-//! 2 MiB.
+//! 2 MiB where they have grown large (not where they were copied for a forked child).
 
 #![expect(unsafe_code, reason = "both hints are offered as unsafe functions")]
 
-/// Tables smaller than this fit what the processor remembers of pages.
-const LARGE_BYTES: usize = 1 << 20;
+/// Tables smaller than this may hold no whole large page.
+const LARGE_BYTES: usize = 4 << 20;
 
 /// Begins to fetch what a reference points at.
 #[inline]
@@ -23,7 +23,7 @@ pub(super) fn prefetch<T>(wanted: &T) {
     let _ = wanted;
 }
 
-/// A table of `count` times `value`, on large pages if the kernel has any.
+/// A table of `count` times `value`, on large pages where it is large and the kernel has any.
 pub(super) fn table<T: Clone>(count: usize, value: T) -> Vec<T> {
     let mut table = Vec::with_capacity(count);
     let bytes = count * size_of::<T>();
@@ -32,7 +32,7 @@ pub(super) fn table<T: Clone>(count: usize, value: T) -> Vec<T> {
         unsafe {
             let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
             let start = (table.as_ptr() as usize).next_multiple_of(page);
-            let end = table.as_ptr() as usize + bytes;
+            let end = (table.as_ptr() as usize + bytes) / page * page;
             libc::madvise(start as *mut libc::c_void, end.saturating_sub(start), libc::MADV_HUGEPAGE);
         }
     }

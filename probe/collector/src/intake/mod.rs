@@ -123,7 +123,7 @@ pub(crate) struct Intake {
     progress: Arc<Progress>,
     signals: Arc<Signals>,
     last_thread: ThreadId,
-    /// The heap that the last record was about.
+    /// The heap that an allocator's last record was about.
     last_heap: usize,
 }
 
@@ -257,8 +257,10 @@ impl Intake {
             }
             kind if kind == RecordKind::Alloc as u8 => {
                 tally(&mut self.allocated, row.domain, size_bytes);
-                let outer = Some(&record.outer_domain).filter(|&&outer| outer != 0);
-                let inside = outer.and_then(|outer| target.domains.get(outer)).copied();
+                let inside = match record.outer_domain {
+                    0 => None,
+                    outer => target.domains.get(&outer).copied(),
+                };
                 if let Some(outer) = inside {
                     let tally = self.nested.entry((outer, row.domain)).or_default();
                     tally.count += 1;

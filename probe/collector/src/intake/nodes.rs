@@ -88,10 +88,10 @@ impl NodeTable {
     /// at once.
     #[inline]
     pub(super) fn foresee(&self, parent: Place, path: impl Iterator<Item = u64>) {
-        let mut hash = parent.path;
+        let mut place = parent;
         for address in path {
-            hash = mix(hash ^ address);
-            if let Some(slot) = self.slots.get(self.home(hash)) {
+            place.path = place.onward(address);
+            if let Some(slot) = self.slots.get(self.home(place.path)) {
                 prefetch(slot);
             }
         }
@@ -126,7 +126,7 @@ impl NodeTable {
     /// Where the search for a path begins; 0 while there are no slots.
     #[inline]
     fn home(&self, path: u64) -> usize {
-        // The high bits of a product depend on all bits of both factors.
+        // Both halves depend on all bits: see `mix`.
         (path >> 32) as usize & self.slots.len().saturating_sub(1)
     }
 

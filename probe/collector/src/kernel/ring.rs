@@ -138,8 +138,8 @@ impl Ring {
     /// Reads records up to position `end` (at most the producer's), in order; stops early at one that is still being
     /// written. Returns whether it got to `end`.
     ///
-    /// Each record is shown to `foresee` some records before `take` gets it, both with the same `reader`: memory that it
-    /// will need can be on its way by then.
+    /// Each record is shown to `foresee` before `take` gets it, both with the same `reader`; most are some records before, so that
+    /// memory that they will need can be on its way by then.
     pub fn read_until<R>(
         &mut self,
         end: u64,
@@ -175,7 +175,8 @@ impl Ring {
         self.position >= end
     }
 
-    /// What stands at a position before the producer's; `None` while it is being written.
+    /// What stands at a position; `None` while it is being written. The position is where a record begins, from the consumer's up
+    /// to before the producer's, and the consumer's is not moved past it while the record is in use.
     #[inline]
     fn entry(&self, position: u64) -> Option<Entry<'_>> {
         let data = self.mapping.data();
@@ -202,4 +203,69 @@ struct Entry<'a> {
     record: Option<&'a [u8]>,
     /// The position behind it.
     next: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::fs::FileExt as _};
+
+    use super::*;
+
+    const SIZE_BYTES: u64 = 1 << 16;
+
+    /// A file in the layout of a ring that holds these records, each with the flags of its length.
+    fn ring(records: &[(u32, &[u8])]) -> (Ring, File) {
+        let file = tempfile::tempfile().expect("a temporary file can be made");
+        let page_bytes = 4096;
+        file.set_len(2 * page_bytes + 2 * SIZE_BYTES).expect("it can grow");
+        let mut position = 0;
+        for (flags, bytes) in records {
+            let length = bytes.len() as u32 | flags;
+            file.write_all_at(&length.to_ne_bytes(), 2 * page_bytes + position).expect("it can be written");
+            file.write_all_at(bytes, 2 * page_bytes + position + HEADER_BYTES).expect("it can be written");
+            position += (bytes.len() as u64 + HEADER_BYTES).next_multiple_of(8);
+        }
+        file.write_all_at(&position.to_ne_bytes(), page_bytes).expect("it can be written");
+        let fd = file.try_clone().expect("descriptors are left").into();
+        (Ring::map(fd, SIZE_BYTES).expect("a file can be mapped"), file)
+    }
+
+    /// Reads all there is: what was taken, each with how many records had been shown by then, and whether that was all.
+    fn read(ring: &mut Ring) -> (Vec<(Vec<u8>, usize)>, bool) {
+        let shown = std::cell::Cell::new(0);
+        let mut taken = Vec::new();
+        let end = ring.gauge().position();
+        let whole = ring.read_until(
+            end,
+            &mut taken,
+            |_, _| shown.set(shown.get() + 1),
+            |taken, bytes| taken.push((bytes.to_vec(), shown.get())),
+        );
+        (taken, whole)
+    }
+
+    #[test]
+    fn records_are_shown_ahead_and_taken_in_order() {
+        let bytes: Vec<[u8; 56]> = (0..40).map(|number| [number; 56]).collect();
+        let mut records: Vec<(u32, &[u8])> = bytes.iter().map(|bytes| (0, bytes.as_slice())).collect();
+        records[3].0 = DISCARDED;
+        let (mut ring, _file) = ring(&records);
+        let (taken, whole) = read(&mut ring);
+        let numbers: Vec<u8> = taken.iter().map(|(bytes, _)| bytes[0]).collect();
+        assert!(whole && numbers == (0..40).filter(|number| *number != 3).collect::<Vec<u8>>(), "{numbers:?}");
+        assert!(taken.iter().enumerate().all(|(at, (_, shown))| *shown > at), "each was shown before");
+        assert_eq!(taken[10].1, 10 + AHEAD_BYTES as usize / 64, "and some more ahead of it");
+        assert_eq!(ring.gauge().unread_bytes(), 0, "all space is given back");
+    }
+
+    #[test]
+    fn a_record_being_written_ends_the_reading_until_it_is_whole() {
+        let (mut ring, file) = ring(&[(0, &[1; 20]), (BUSY, &[2; 8]), (0, &[3; 8])]);
+        let (taken, whole) = read(&mut ring);
+        assert!(!whole && taken.len() == 1 && taken[0].0 == [1; 20], "{taken:?}");
+        assert_eq!(ring.position(), 32);
+        file.write_all_at(&8_u32.to_ne_bytes(), 2 * 4096 + 32).expect("it can be written");
+        let (taken, whole) = read(&mut ring);
+        assert!(whole && taken.iter().map(|(bytes, _)| bytes[0]).eq([2, 3]), "{taken:?}");
+    }
 }
