@@ -49,6 +49,7 @@ use crate::{
     machine,
     notice::{Notice, What},
     placer::{Placed, Placer},
+    target::TargetError,
 };
 
 /// Which processes are recorded.
@@ -549,7 +550,8 @@ impl Tracer {
                     self.tell(What::Warning(warning));
                 }
             }
-            Ok(None) => {}
+            // Nothing to place yet, or any more: it ended since somebody wanted it looked at.
+            Ok(None) | Err(TargetError::Gone { .. }) => {}
             Err(error) => self.tell(What::Warning(format!("process {pid}: {error}"))),
         }
     }
