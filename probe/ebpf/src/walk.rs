@@ -189,7 +189,7 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
 pub(crate) struct Walk {
     pub(crate) state: *mut WalkState,
     buffer: *mut StackBuffer,
-    pub(crate) before: *const StackBuffer,
+    before: *const StackBuffer,
     pub(crate) window: *mut u64,
     pub(crate) tid: u32,
 }
