@@ -22,6 +22,7 @@ mod level;
 mod loss;
 mod observer;
 mod outcome;
+mod pages;
 mod reallocs;
 
 pub use anomaly::{Anomaly, AnomalyKind};

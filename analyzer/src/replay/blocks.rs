@@ -1,4 +1,4 @@
-//! The live blocks of one heap. Responsible for finding a block by its birth number and for cheap copies at fork; not for
+//! The live blocks of one heap. Responsible for cheap copies at fork; not for where a block is kept (see `pages`), nor for
 //! counting.
 //!
 //! A fork copies the whole heap, and most children exec at once, so nothing is copied before it must be. At a fork the
@@ -17,19 +17,19 @@
 //! base is dead, or bases lie deeper than [`DEEPEST_BASE`], what is visible is copied out and the base let go. So memory
 //! stays within a small factor of the blocks that are live, and a heap that never forks pays nothing.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use trace_format::{BlockId, Sequence, ThreadId};
 
 use super::cells::CellId;
+use super::pages::{ByNumber, Pages};
 
 /// Bases on top of each other before a fork flattens them.
 const DEEPEST_BASE: usize = 8;
 
 /// One live block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Block<T = ()> {
     /// Bytes requested.
     pub size_bytes: u64,
@@ -45,51 +45,12 @@ pub struct Block<T = ()> {
     pub tag: T,
 }
 
-type Table<T> = HashMap<BlockId, Block<T>, ByBirth>;
-type Dead = HashSet<BlockId, ByBirth>;
-
-/// Puts blocks where their birth number says, so that those born together, which mostly die together, lie together: the table is
-/// walked, not jumped about in. Only the seven bits that tell the entries of a group apart are mixed.
-#[derive(Debug, Clone, Copy, Default)]
-struct ByBirth;
-
-/// The bits by which `hashbrown` tells the entries of a group apart.
-const TELLING_BITS: u64 = 0x7f << 57;
-
-impl BuildHasher for ByBirth {
-    type Hasher = BirthHasher;
-
-    fn build_hasher(&self) -> BirthHasher {
-        BirthHasher(0)
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct BirthHasher(u64);
-
-impl Hasher for BirthHasher {
-    #[inline]
-    fn write_u64(&mut self, number: u64) {
-        // 2^64 by the golden ratio, as Fibonacci hashing has it.
-        self.0 = number & !TELLING_BITS | number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & TELLING_BITS;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
-        }
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+type Dead = HashSet<BlockId, ByNumber>;
 
 /// All live blocks of a heap.
 #[derive(Debug)]
 pub struct LiveBlocks<T = ()> {
-    own: Table<T>,
+    own: Pages<Block<T>>,
     /// Blocks of the base that are dead here.
     dead: Dead,
     base: Option<Arc<Base<T>>>,
@@ -98,7 +59,7 @@ pub struct LiveBlocks<T = ()> {
 /// A frozen state shared by several heaps.
 #[derive(Debug)]
 struct Base<T> {
-    blocks: Table<T>,
+    blocks: Pages<Block<T>>,
     dead: Dead,
     below: Option<Arc<Base<T>>>,
     /// Blocks visible from here.
@@ -109,11 +70,11 @@ struct Base<T> {
 
 impl<T> Default for LiveBlocks<T> {
     fn default() -> Self {
-        Self { own: Table::default(), dead: Dead::default(), base: None }
+        Self { own: Pages::default(), dead: Dead::default(), base: None }
     }
 }
 
-impl<T: Copy> LiveBlocks<T> {
+impl<T: Copy + Default> LiveBlocks<T> {
     /// Blocks alive.
     pub fn len(&self) -> usize {
         self.own.len() + self.base.as_ref().map_or(0, |base| base.visible_count) - self.dead.len()
@@ -132,13 +93,13 @@ impl<T: Copy> LiveBlocks<T> {
 
     /// Whether a block is alive.
     pub fn contains(&self, id: BlockId) -> bool {
-        self.own.contains_key(&id) || self.in_base(id).is_some()
+        self.own.get(id).is_some() || self.in_base(id).is_some()
     }
 
     /// A block dies. `None` if it was not alive.
     #[inline]
     pub fn remove(&mut self, id: BlockId) -> Option<Block<T>> {
-        if let Some(block) = self.own.remove(&id) {
+        if let Some(block) = self.own.remove(id) {
             return Some(block);
         }
         self.base.as_ref()?;
@@ -166,11 +127,11 @@ impl<T: Copy> LiveBlocks<T> {
         Self { base: self.base.clone(), ..Self::default() }
     }
 
-    /// Empties the heap into a list, in no particular order.
-    pub fn drain(&mut self) -> Vec<Block<T>> {
+    /// All blocks, in no particular order.
+    pub fn into_blocks(mut self) -> Vec<Block<T>> {
         self.take_back_unshared();
         self.flatten();
-        self.own.drain().map(|(_, block)| block).collect()
+        self.own.iter().map(|(_, block)| *block).collect()
     }
 
     fn in_base(&self, id: BlockId) -> Option<Block<T>> {
@@ -179,7 +140,7 @@ impl<T: Copy> LiveBlocks<T> {
             if dead.contains(&id) {
                 return None;
             }
-            if let Some(block) = layer.blocks.get(&id) {
+            if let Some(block) = layer.blocks.get(id) {
                 return Some(*block);
             }
             (dead, base) = (&layer.dead, layer.below.as_ref());
@@ -193,11 +154,13 @@ impl<T: Copy> LiveBlocks<T> {
             match Arc::try_unwrap(base) {
                 Ok(mut alone) => {
                     for id in self.dead.drain() {
-                        if alone.blocks.remove(&id).is_none() {
+                        if alone.blocks.remove(id).is_none() {
                             alone.dead.insert(id);
                         }
                     }
-                    alone.blocks.extend(self.own.drain());
+                    for (id, block) in self.own.iter() {
+                        alone.blocks.insert(id, *block);
+                    }
                     self.own = alone.blocks;
                     self.dead = alone.dead;
                     self.base = alone.below;
@@ -215,7 +178,9 @@ impl<T: Copy> LiveBlocks<T> {
         let mut dead = std::mem::take(&mut self.dead);
         let mut base = self.base.take();
         while let Some(layer) = base {
-            self.own.extend(layer.blocks.iter().filter(|(id, _)| !dead.contains(*id)).map(|(id, block)| (*id, *block)));
+            for (id, block) in layer.blocks.iter().filter(|(id, _)| !dead.contains(id)) {
+                self.own.insert(id, *block);
+            }
             dead.extend(layer.dead.iter().copied());
             base = layer.below.clone();
         }
@@ -284,8 +249,8 @@ mod tests {
                         heaps.push(child);
                     }
                     Step::End { heap } if heaps.len() > 1 => {
-                        let (mut live, model) = heaps.swap_remove(heap % heaps.len());
-                        let mut sizes: Vec<_> = live.drain().iter().map(|block| block.size_bytes).collect();
+                        let (live, model) = heaps.swap_remove(heap % heaps.len());
+                        let mut sizes: Vec<_> = live.into_blocks().iter().map(|block| block.size_bytes).collect();
                         sizes.sort_unstable();
                         let mut expected: Vec<_> = model.into_values().collect();
                         expected.sort_unstable();

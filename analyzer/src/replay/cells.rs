@@ -22,8 +22,9 @@
 //!
 //! Invariant: at any time `at_peak` is the cell's value right after the event that set the maximum. The event that sets
 //! it changes its cell under the old epoch and raises the epoch afterwards, so the new value counts as unchanged.
-//! Cost: O(1) per event, two words per cell. Each cell does this twice, for the total and for its own process.
+//! Cost: O(1) per event, three words per cell. Each cell does this twice, for the total and for its own process.
 
+use std::num::NonZeroU32;
 use std::ops::AddAssign;
 
 use foldhash::fast::FixedState;
@@ -59,28 +60,11 @@ impl AddAssign for Amount {
     }
 }
 
-/// A value put aside at the first change since a maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Saved {
-    epoch: u64,
-    value: Amount,
-}
-
-impl Saved {
-    #[inline]
-    fn before_change(&mut self, epoch: u64, value: Amount) {
-        if self.epoch != epoch {
-            *self = Self { epoch, value };
-        }
-    }
-
-    fn at_peak(&self, epoch: u64, now: Amount) -> Amount {
-        if self.epoch == epoch { self.value } else { now }
-    }
-}
-
 /// What one process allocated from one stack through one entry point.
+///
+/// Laid out so that two neighbouring lines of the cache hold it, and one and a half of them all that a death touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C)]
 pub struct Cell {
     /// The process whose heap it is.
     pub process: ProcessId,
@@ -88,23 +72,26 @@ pub struct Cell {
     pub stack: StackId,
     /// The entry point called.
     pub entry: EntryId,
+    /// The cell that the process had before it.
+    before: Option<NonZeroU32>,
+    live: Amount,
+    peak_epoch: u64,
+    process_peak_epoch: u64,
+    /// Alive when all backing allocators of all processes together were highest. During the replay: the value put aside
+    /// at the first change in `peak_epoch`.
+    pub at_peak: Amount,
+    /// Alive when the backing allocators of this process were highest. During the replay as `at_peak`.
+    pub at_process_peak: Amount,
     /// Successful allocs.
     pub alloc_count: u64,
+    /// Requested bytes of allocs and reallocs.
+    pub alloc_bytes: u64,
     /// Successful reallocs.
     pub realloc_count: u64,
-    /// Requested bytes of both.
-    pub alloc_bytes: u64,
     /// Requests that returned NULL.
     pub failed_count: u64,
-    /// Alive when all backing allocators of all processes together were highest.
-    pub at_peak: Amount,
-    /// Alive when the backing allocators of this process were highest.
-    pub at_process_peak: Amount,
     /// Alive when the process image ended, or the recording did.
     pub at_end: Amount,
-    live: Amount,
-    saved: Saved,
-    saved_of_process: Saved,
 }
 
 /// The current maxima, as epochs: of the total and of the process.
@@ -115,28 +102,33 @@ pub(super) struct Epochs {
 }
 
 impl Cell {
-    fn new(process: ProcessId, stack: StackId, entry: EntryId) -> Self {
+    fn new(process: ProcessId, stack: StackId, entry: EntryId, before: Option<NonZeroU32>) -> Self {
         Self {
             process,
             stack,
             entry,
-            alloc_count: 0,
-            realloc_count: 0,
-            alloc_bytes: 0,
-            failed_count: 0,
+            before,
+            live: Amount::default(),
+            peak_epoch: 0,
+            process_peak_epoch: 0,
             at_peak: Amount::default(),
             at_process_peak: Amount::default(),
+            alloc_count: 0,
+            alloc_bytes: 0,
+            realloc_count: 0,
+            failed_count: 0,
             at_end: Amount::default(),
-            live: Amount::default(),
-            saved: Saved::default(),
-            saved_of_process: Saved::default(),
         }
     }
 
     #[inline]
     fn before_change(&mut self, epochs: Epochs) {
-        self.saved.before_change(epochs.total, self.live);
-        self.saved_of_process.before_change(epochs.process, self.live);
+        if self.peak_epoch != epochs.total {
+            (self.peak_epoch, self.at_peak) = (epochs.total, self.live);
+        }
+        if self.process_peak_epoch != epochs.process {
+            (self.process_peak_epoch, self.at_process_peak) = (epochs.process, self.live);
+        }
     }
 
     #[inline]
@@ -153,9 +145,11 @@ impl Cell {
         self.live.count = self.live.count.wrapping_sub(1);
     }
 
-    pub(super) fn survive(&mut self, size_bytes: u64) {
-        self.at_end.bytes = self.at_end.bytes.wrapping_add(size_bytes);
-        self.at_end.count += 1;
+    /// The process is gone; what is alive survived it. Returns that.
+    fn end(&mut self, epochs: Epochs) -> Amount {
+        self.before_change(epochs);
+        self.at_end = std::mem::take(&mut self.live);
+        self.at_end
     }
 }
 
@@ -163,30 +157,35 @@ impl Cell {
 #[derive(Debug, Default)]
 pub(super) struct Cells {
     rows: Vec<Cell>,
-    /// The last cell used of each stack: nearly always the right one.
-    recent: Vec<Option<CellId>>,
+    /// The last cell used of each stack, by its number and one: nearly always the right one.
+    recent: Vec<Option<NonZeroU32>>,
+    /// The last cell made of each process, likewise.
+    newest: Vec<Option<NonZeroU32>>,
     index: HashMap<(ProcessId, StackId, EntryId), CellId, FixedState>,
 }
 
 impl Cells {
-    pub(super) fn new(stack_count: usize) -> Self {
-        Self { recent: vec![None; stack_count.max(1)], ..Self::default() }
+    pub(super) fn new(stack_count: usize, process_count: usize) -> Self {
+        Self { recent: vec![None; stack_count.max(1)], newest: vec![None; process_count], ..Self::default() }
     }
 
-    /// The cell of a key, made on first use. `stack` is a valid stack.
+    /// The cell of a key, made on first use. `process` and `stack` are valid.
     #[inline]
     pub(super) fn of(&mut self, process: ProcessId, stack: StackId, entry: EntryId) -> CellId {
-        if let Some(id) = self.recent[stack.index()] {
+        if let Some(next) = self.recent[stack.index()] {
+            let id = CellId(next.get() - 1);
             let cell = &self.rows[id.index()];
             if cell.process == process && cell.entry == entry {
                 return id;
             }
         }
         let id = *self.index.entry((process, stack, entry)).or_insert_with(|| {
-            self.rows.push(Cell::new(process, stack, entry));
+            let newest = &mut self.newest[process.index()];
+            self.rows.push(Cell::new(process, stack, entry, *newest));
+            *newest = NonZeroU32::new(self.rows.len() as u32);
             CellId(self.rows.len() as u32 - 1)
         });
-        self.recent[stack.index()] = Some(id);
+        self.recent[stack.index()] = NonZeroU32::new(id.0 + 1);
         id
     }
 
@@ -200,11 +199,27 @@ impl Cells {
         &mut self.rows[id.index()]
     }
 
+    /// A process is gone: what is alive in its cells survived it, and is told by entry point.
+    pub(super) fn end(&mut self, process: ProcessId, epochs: Epochs, mut survived: impl FnMut(EntryId, Amount)) {
+        let mut next = self.newest[process.index()];
+        while let Some(number) = next {
+            let cell = &mut self.rows[number.get() as usize - 1];
+            if cell.live != Amount::default() {
+                survived(cell.entry, cell.end(epochs));
+            }
+            next = cell.before;
+        }
+    }
+
     /// All cells with their value at both peaks filled in.
     pub(super) fn finish(mut self, total_epoch: u64, epoch_of: impl Fn(ProcessId) -> u64) -> Vec<Cell> {
         for cell in &mut self.rows {
-            cell.at_peak = cell.saved.at_peak(total_epoch, cell.live);
-            cell.at_process_peak = cell.saved_of_process.at_peak(epoch_of(cell.process), cell.live);
+            if cell.peak_epoch != total_epoch {
+                cell.at_peak = cell.live;
+            }
+            if cell.process_peak_epoch != epoch_of(cell.process) {
+                cell.at_process_peak = cell.live;
+            }
         }
         self.rows
     }

@@ -9,7 +9,7 @@ use trace_format::{
 
 use super::anomaly::{Anomalies, AnomalyKind};
 use super::blocks::Block;
-use super::cells::{CellId, Cells, Epochs};
+use super::cells::{Amount, CellId, Cells, Epochs};
 use super::counts::Counts;
 use super::heap::Heap;
 use super::level::Level;
@@ -106,7 +106,7 @@ impl<'t, O: Observer> Replay<'t, O> {
             threads_of,
             images: vec![Image::default(); tables.processes.len()],
             heaps: Vec::new(),
-            cells: Cells::new(tables.stacks.len()),
+            cells: Cells::new(tables.stacks.len(), tables.processes.len()),
             reallocs: OpenReallocs::new(tables.threads.len()),
             abandoned: Vec::new(),
             total: Level::default(),
@@ -356,10 +356,11 @@ impl<'t, O: Observer> Replay<'t, O> {
             return;
         }
         cell.remove(block.size_bytes, Epochs { total: self.epoch, process: heap.epoch });
-        self.domains[domain.index()].remove(block.size_bytes);
+        let dead = Amount { bytes: block.size_bytes, count: 1 };
+        self.domains[domain.index()].remove(dead);
         if backing {
-            self.total.remove(block.size_bytes);
-            heap.level.remove(block.size_bytes);
+            self.total.remove(dead);
+            heap.level.remove(dead);
         }
     }
 
@@ -427,21 +428,28 @@ impl<'t, O: Observer> Replay<'t, O> {
         }
     }
 
-    /// The last user of a heap is gone: what is alive survives no longer.
+    /// The last user of a heap is gone: what is alive survived it. Its own blocks are counted by cell.
     fn heap_end(&mut self, heap: HeapIndex) {
-        let owner = self.heaps[heap].owner;
-        self.heaps[heap].inherited.at_end = self.heaps[heap].inherited_live;
-        for block in self.heaps[heap].live.drain() {
-            let cell = self.cells.get_mut(block.cell);
-            let (own, backing) = (cell.process == owner, self.entries[cell.entry.index()].1);
-            if own {
-                cell.survive(block.size_bytes);
+        let heap = &mut self.heaps[heap];
+        heap.inherited.at_end = std::mem::take(&mut heap.inherited_live);
+        let live = std::mem::take(&mut heap.live);
+        if O::SEES_SURVIVORS {
+            for block in live.into_blocks() {
+                let cell = self.cells.get(block.cell);
+                if cell.process == heap.owner && self.entries[cell.entry.index()].1 {
+                    self.observer.survived(&block, heap.owner);
+                }
             }
-            if own && backing {
-                self.observer.survived(&block, owner);
-            }
-            self.fall(heap, &block);
         }
+        let epochs = Epochs { total: self.epoch, process: heap.epoch };
+        self.cells.end(heap.owner, epochs, |entry, survived| {
+            let (domain, backing) = self.entries[entry.index()];
+            self.domains[domain.index()].remove(survived);
+            if backing {
+                self.total.remove(survived);
+                heap.level.remove(survived);
+            }
+        });
     }
 
     /// The heap that an event of a thread works on.

@@ -27,7 +27,7 @@ pub(super) struct Heap<T> {
     pub(super) inherited_live: Amount,
 }
 
-impl<T: Copy> Heap<T> {
+impl<T: Copy + Default> Heap<T> {
     pub(super) fn new(owner: ProcessId, domain_count: usize) -> Self {
         Self {
             owner,

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use trace_format::Sequence;
 
+use super::cells::Amount;
+
 /// The first instant at which a level was highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Peak {
@@ -45,10 +47,10 @@ impl Level {
         higher
     }
 
-    /// A block that was added dies.
+    /// Blocks that were added die.
     #[inline]
-    pub fn remove(&mut self, size_bytes: u64) {
-        self.live_bytes = self.live_bytes.wrapping_sub(size_bytes);
-        self.live_count = self.live_count.wrapping_sub(1);
+    pub fn remove(&mut self, dead: Amount) {
+        self.live_bytes = self.live_bytes.wrapping_sub(dead.bytes);
+        self.live_count = self.live_count.wrapping_sub(dead.count);
     }
 }

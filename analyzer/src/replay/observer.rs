@@ -16,6 +16,9 @@ pub trait Observer {
     /// What it keeps with a block.
     type Tag: Copy + Default + Debug;
 
+    /// Whether `survived` is to be called: it takes a look at each block that is alive at an end.
+    const SEES_SURVIVORS: bool = true;
+
     /// Any event, before it takes effect.
     fn event(&mut self, _event: &Event) {}
 
@@ -50,6 +53,8 @@ pub trait Observer {
 /// Nobody.
 impl Observer for () {
     type Tag = ();
+
+    const SEES_SURVIVORS: bool = false;
 
     fn born(&mut self, _: &Block, _: StackId, _: Option<&Block>, _: &Event) {}
 }
