@@ -15,6 +15,8 @@ use crate::table::{Frame, StackNode, Tables};
 pub(crate) struct Interner {
     frames: HashTable<u32>,
     stacks: HashTable<u32>,
+    /// How many rows of the stack tree are in `stacks`; the root is not looked for.
+    stacks_known: usize,
     texts: HashTable<u32>,
     hasher: FixedState,
 }
@@ -25,9 +27,6 @@ impl Interner {
         let mut interner = Self::default();
         for (index, frame) in tables.frames.iter().enumerate() {
             interner.find_frame(&tables.frames, frame, index);
-        }
-        for (index, node) in tables.stacks.iter().enumerate().skip(1) {
-            interner.find_stack(&tables.stacks, *node, index);
         }
         for (index, text) in tables.texts.iter().enumerate() {
             interner.find_text(&tables.texts, text, index);
@@ -47,10 +46,15 @@ impl Interner {
     /// The id of the node, which is appended if it is new.
     #[inline]
     pub(crate) fn stack(&mut self, stacks: &mut Vec<StackNode>, node: StackNode) -> StackId {
+        // Rows may have been appended without a question.
+        for row in self.stacks_known.max(1)..stacks.len() {
+            self.find_stack(stacks, stacks[row], row);
+        }
         let id = self.find_stack(stacks, node, stacks.len());
         if id == stacks.len() {
             stacks.push(node);
         }
+        self.stacks_known = stacks.len();
         StackId::from(id)
     }
 

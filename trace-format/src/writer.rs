@@ -165,15 +165,29 @@ impl TraceWriter {
     /// The id of the stack node for `frame` called from `parent`; both must be registered.
     #[inline]
     pub fn stack(&mut self, parent: StackId, frame: FrameId) -> StackId {
-        assert!(
-            parent.index() < self.tables.stacks.len() && frame.index() < self.tables.frames.len(),
-            "parent and frame of a stack node are registered before it"
-        );
+        self.assert_registered(parent, frame);
         let node = self.interner.stack(&mut self.tables.stacks, StackNode { parent, frame });
         if node.index() == self.depths.len() {
             self.depths.push(self.depths[parent.index()] + 1);
         }
         node
+    }
+
+    /// Appends a stack node without looking for it: the caller knows that `parent` has no node for `frame` yet.
+    #[inline]
+    pub fn new_stack(&mut self, parent: StackId, frame: FrameId) -> StackId {
+        self.assert_registered(parent, frame);
+        self.tables.stacks.push(StackNode { parent, frame });
+        self.depths.push(self.depths[parent.index()] + 1);
+        StackId::from(self.tables.stacks.len() - 1)
+    }
+
+    #[inline]
+    fn assert_registered(&self, parent: StackId, frame: FrameId) {
+        assert!(
+            parent.index() < self.tables.stacks.len() && frame.index() < self.tables.frames.len(),
+            "parent and frame of a stack node are registered before it"
+        );
     }
 
     /// Appends a process image. Its parent must be registered.
