@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   trace ─▶ Following ─▶ OnlyOf ─▶ Writer ─▶ script ──┐           without and with the plan
-//!                              └──▶ Simulation         │
-//!                                      │               ▼
+//!                              └──▶ Simulation         ├─▶ model of glibc's malloc
+//!                                      │               │         │
+//!                                      │               ▼         │
 //!                                  predicted      a fresh process per run: check ─▶ relay ─▶ machine ─▶ time, peak, faults
-//!                                      │                                                                    │
-//!                                      └──────────────▶ compare: medians, spreads, below noise? ◀───────────┘
+//!                                      │                         │                                          │
+//!                                      └─────────────────────────┴──▶ compare: medians, spreads, noise? ◀───┘
 //! ```
 //!
 //! What is replayed is the process's allocator calls and nothing else: blocks are touched once, when they are born, and what the program
@@ -20,7 +21,9 @@ mod check;
 mod compare;
 mod execute;
 mod fragment;
+mod glibc;
 mod heap;
+mod predict;
 mod relay;
 mod runs;
 mod script;
@@ -34,6 +37,7 @@ mod writer;
 pub use allocator::Allocator;
 pub use check::Script;
 pub use compare::{Change, Compared, Figures, Predicted, Spread, Subject, Tried, Verdict, WhatIf};
+pub use glibc::{Glibc, Place};
 pub use runs::Launcher;
 pub use script::{Bump, Header, NUMBER_LIMIT, Step, Steps};
 
@@ -89,6 +93,8 @@ pub struct Written {
     pub header: Header,
     /// What the simulation says of the same.
     pub predicted: Predicted,
+    /// Most that would be resident at a time with glibc's malloc.
+    pub resident_bytes: u64,
 }
 
 impl Recorded<'_> {
@@ -146,7 +152,8 @@ impl Recorded<'_> {
                 predicted.handed_over += broken.handed_over.count;
             }
         }
-        Ok(Written { path: path.to_owned(), header, predicted })
+        let resident_bytes = resident_peak(path)?;
+        Ok(Written { path: path.to_owned(), header, predicted, resident_bytes })
     }
 
     /// Replays scripts, and says what came of it. `progress` is told of runs done.
@@ -187,8 +194,10 @@ impl Recorded<'_> {
                 setup.plan.extend(with);
             }
         }
+        let predicted = plan.map(|plan| plan.predicted.resident(plain.resident_bytes, plan.resident_bytes));
         let tried = setups.iter().map(|setup| {
-            let with = plan.map(|plan| (&setup.plan[..], &plan.predicted));
+            let change = predicted.as_ref().map(|predicted| predicted.change_with(&setup.heap));
+            let with = change.map(|change| (&setup.plan[..], change));
             Tried::new(setup.allocator.to_string(), &setup.plain, with)
         });
         let row = &self.trace.tables.processes[process.index()];
@@ -205,11 +214,19 @@ impl Recorded<'_> {
             },
             runs: options.runs,
             fragmented: options.fragment,
-            predicted: plan.map(|plan| plan.predicted),
+            predicted,
             tried: tried.collect(),
             doubts: doubts(self.trace, self.outcome),
         })
     }
+}
+
+/// Most that a script would have resident, by the model of glibc's malloc.
+fn resident_peak(path: &Path) -> Result<u64, AnalysisError> {
+    let unread = |source| AnalysisError::Script { path: path.to_owned(), source };
+    let file = table::map(path).map_err(unread)?;
+    let script = Script::of(table::words(&file)).map_err(|what| unread(std::io::Error::other(what)))?;
+    Ok(predict::resident_peak(&script))
 }
 
 /// An allocator with its runs.

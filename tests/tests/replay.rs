@@ -53,18 +53,22 @@ fn jemalloc_is_loaded_and_is_another_allocator() {
 fn a_plan_takes_the_memory_that_was_predicted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let plan = folder.path().join("plan.json").display().to_string();
-    for name in ["rustc-small.htape", "cc1plus-small.htape"] {
-        let trace = sample(name);
-        let mut command = heaptape(&["arenas", "--max-peak", "10", "--write-plan", &plan]);
+    // Slabs of 4 KiB leave holes among the blocks that stay with malloc: the model of glibc's must know them.
+    for (name, policy) in [("rustc-small", "bumpalo"), ("cc1plus-small", "bumpalo"), ("cc1plus-small", "llvm")] {
+        let trace = sample(&format!("{name}.htape"));
+        let mut command = heaptape(&["arenas", "--max-peak", "10", "--policy", policy, "--write-plan", &plan]);
         run(command.arg(&trace)).success("heaptape arenas");
         let answer = replayed(&trace, &["--runs", "3", "--plan", &plan]);
         let predicted = &answer["predicted"];
         let tried = &answer["tried"][0];
         let off = tried["change"]["off_prediction"].as_f64().expect("a number");
-        assert!(off.abs() < 0.05, "{name}: the peak with the plan is off by {off}: {tried:#}");
-        // Without a plan too: glibc's sizes are what its heap takes, but for what lies between blocks.
-        let (plain, footprint) = (median(&tried["plain"], "peak_bytes"), predicted["plain_footprint_bytes"].as_u64());
-        let footprint = footprint.expect("a number");
-        assert!(plain.abs_diff(footprint) * 10 < footprint, "{name}: {plain} resident, {footprint} predicted");
+        assert!(off.abs() < 0.05, "{name}, {policy}: the peak with the plan is off by {off}: {tried:#}");
+        for (figures, model) in [("plain", "plain_resident_bytes"), ("plan", "resident_bytes")] {
+            let (real, model) = (median(&tried[figures], "peak_bytes"), predicted[model].as_u64().expect("a number"));
+            assert!(
+                real.abs_diff(model) * 20 < real,
+                "{name}, {policy}, {figures}: {real} resident, {model} predicted"
+            );
+        }
     }
 }

@@ -63,11 +63,13 @@ fn row(figures: &Figures, name: &str) -> [String; 7] {
 
 fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &[Tried]) -> io::Result<()> {
     let remark = format!(
-        "simulated: {} requested without, {} with the plan; in glibc's sizes {} and {}",
+        "simulated: {} requested without, {} with the plan; in glibc's sizes {} and {}; in a model of its malloc {} and {}",
         bytes(predicted.plain_peak_bytes),
         bytes(predicted.peak_bytes),
         bytes(predicted.plain_footprint_bytes),
         bytes(predicted.footprint_bytes),
+        bytes(predicted.plain_resident_bytes),
+        bytes(predicted.resident_bytes),
     );
     screen.heading(out, "Predicted against replayed", &remark)?;
     let mut table = Table::new(&[
@@ -82,7 +84,7 @@ fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &
     for tried in tried {
         let Some(change) = &tried.change else { continue };
         table.row([
-            percent(predicted.peak_change),
+            percent(change.predicted),
             percent(change.peak.median),
             spread(&change.peak),
             percent(change.off_prediction),
@@ -104,8 +106,8 @@ fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &
         screen.paragraph(out, "  ", style, &text)?;
         if change.off_prediction.abs() > FAR_OFF {
             let text = format!(
-                "{}: the peak is {} off the prediction, which counts blocks and chunks and not what an allocator keeps between them: \
-                 try chunks of another size.",
+                "{}: the peak is {} off the prediction, which is by a model of glibc's malloc; for others it counts blocks and chunks and \
+                 not what lies between them. Chunks of another size may be easier to predict.",
                 tried.allocator,
                 part(change.off_prediction.abs())
             );
@@ -178,7 +180,7 @@ mod tests {
             runs: 3,
             fragmented: true,
             predicted: Some(predicted),
-            tried: vec![Tried::new("glibc".into(), &plain, Some((&plan, &predicted)))],
+            tried: vec![Tried::new("glibc".into(), &plain, Some((&plan, predicted.footprint_change)))],
             doubts: Vec::new(),
         };
         let mut out = Vec::new();

@@ -12,7 +12,7 @@
 
 use serde::Serialize;
 
-use super::worker::Measured;
+use super::worker::{HeapKind, Measured};
 use crate::doubt::Doubt;
 
 /// A result with its spread over the runs.
@@ -121,6 +121,12 @@ pub struct Predicted {
     /// The same without.
     pub plain_footprint_bytes: u64,
     /// Change of the footprint's peak, as a part.
+    pub footprint_change: f64,
+    /// Most that glibc's malloc would have resident, holes between blocks included, with the plan.
+    pub resident_bytes: u64,
+    /// The same without.
+    pub plain_resident_bytes: u64,
+    /// Change of that, as a part.
     pub peak_change: f64,
     /// Blocks that are freed after their arena is gone: the replay leaves them out, a program would use memory that is no longer its.
     pub outlived: u64,
@@ -131,16 +137,30 @@ pub struct Predicted {
 impl Predicted {
     /// From what a simulation counted.
     pub fn new(peak_bytes: u64, plain_peak_bytes: u64, footprint_bytes: u64, plain_footprint_bytes: u64) -> Self {
-        let peak_change = part_more(plain_footprint_bytes, footprint_bytes);
+        let footprint_change = part_more(plain_footprint_bytes, footprint_bytes);
         Self {
             peak_bytes,
             plain_peak_bytes,
             footprint_bytes,
             plain_footprint_bytes,
-            peak_change,
+            footprint_change,
+            resident_bytes: 0,
+            plain_resident_bytes: 0,
+            peak_change: 0.0,
             outlived: 0,
             handed_over: 0,
         }
+    }
+
+    /// With what glibc's malloc would have resident, without and with the plan.
+    pub(super) fn resident(self, plain_resident_bytes: u64, resident_bytes: u64) -> Self {
+        let peak_change = part_more(plain_resident_bytes, resident_bytes);
+        Self { resident_bytes, plain_resident_bytes, peak_change, ..self }
+    }
+
+    /// How much higher the peak should be with an allocator: how others than glibc's lay out blocks is not known.
+    pub(super) fn change_with(&self, heap: &HeapKind) -> f64 {
+        if *heap == HeapKind::System { self.peak_change } else { self.footprint_change }
     }
 }
 
@@ -151,6 +171,8 @@ pub struct Compared {
     pub time: Change,
     /// Of the peak of resident memory.
     pub peak: Change,
+    /// What that was predicted to be, as a part.
+    pub predicted: f64,
     /// The replayed peak with the plan, as a part of the replayed peak without, over the same of the prediction, less 1.
     pub off_prediction: f64,
 }
@@ -170,7 +192,7 @@ pub struct Tried {
 
 impl Tried {
     /// From the runs without and with a plan.
-    pub fn new(allocator: String, plain: &[Measured], plan: Option<(&[Measured], &Predicted)>) -> Self {
+    pub fn new(allocator: String, plain: &[Measured], plan: Option<(&[Measured], f64)>) -> Self {
         let plain = Figures::of(plain);
         let with = plan.map(|(runs, _)| Figures::of(runs));
         let change = plan.map(|(runs, predicted)| {
@@ -179,7 +201,8 @@ impl Tried {
             Compared {
                 time: Change::between(plain.time_ns, with.time_ns),
                 peak,
-                off_prediction: (1.0 + peak.median) / (1.0 + predicted.peak_change) - 1.0,
+                predicted,
+                off_prediction: (1.0 + peak.median) / (1.0 + predicted) - 1.0,
             }
         });
         Self { allocator, plain, plan: with, change }
@@ -254,8 +277,10 @@ mod tests {
     #[test]
     fn a_replay_is_held_against_the_prediction() {
         let measured = |peak_bytes| Measured { work_ns: 10, peak_bytes, ..Measured::default() };
-        let predicted = Predicted::new(0, 0, 110, 100);
-        let tried = Tried::new("glibc".into(), &[measured(1000)], Some((&[measured(1100)], &predicted)));
+        let predicted = Predicted::new(0, 0, 130, 100).resident(100, 110);
+        assert!((predicted.change_with(&HeapKind::Mimalloc) - 0.3).abs() < 1e-9);
+        let change = predicted.change_with(&HeapKind::System);
+        let tried = Tried::new("glibc".into(), &[measured(1000)], Some((&[measured(1100)], change)));
         let change = tried.change.unwrap();
         assert!(change.off_prediction.abs() < 1e-9, "{change:?}");
         assert_eq!((change.peak.verdict, change.time.verdict), (Verdict::Cost, Verdict::BelowNoise));
