@@ -85,8 +85,8 @@ pub enum AnalysisError {
         /// What the system says.
         source: io::Error,
     },
-    /// A script for a replay cannot be written.
-    #[error("cannot write the script of the replay to {path}: {source}")]
+    /// A script for a replay cannot be written, or not be read again.
+    #[error("cannot write and read the script of the replay, {path}: {source}")]
     Script {
         /// The file.
         path: PathBuf,

@@ -93,8 +93,6 @@ pub struct Written {
     pub header: Header,
     /// What the simulation says of the same.
     pub predicted: Predicted,
-    /// Most that would be resident at a time with glibc's malloc.
-    pub resident_bytes: u64,
 }
 
 impl Recorded<'_> {
@@ -152,8 +150,7 @@ impl Recorded<'_> {
                 predicted.handed_over += broken.handed_over.count;
             }
         }
-        let resident_bytes = resident_peak(path)?;
-        Ok(Written { path: path.to_owned(), header, predicted, resident_bytes })
+        Ok(Written { path: path.to_owned(), header, predicted })
     }
 
     /// Replays scripts, and says what came of it. `progress` is told of runs done.
@@ -194,7 +191,7 @@ impl Recorded<'_> {
                 setup.plan.extend(with);
             }
         }
-        let predicted = plan.map(|plan| plan.predicted.resident(plain.resident_bytes, plan.resident_bytes));
+        let predicted = plan.map(|plan| predict(plain, plan)).transpose()?;
         let tried = setups.iter().map(|setup| {
             let change = predicted.as_ref().map(|predicted| predicted.change_with(&setup.heap));
             let with = change.map(|change| (&setup.plan[..], change));
@@ -221,12 +218,21 @@ impl Recorded<'_> {
     }
 }
 
-/// Most that a script would have resident, by the model of glibc's malloc.
+/// What the simulation says, with what glibc's malloc would have resident. The model needs as much memory as it says that there would be.
+fn predict(plain: &Written, plan: &Written) -> Result<Predicted, AnalysisError> {
+    let needed_bytes = 2 * plain.header.peak_bytes.max(plan.header.peak_bytes);
+    if usage::available_bytes().is_some_and(|available| available < needed_bytes) {
+        return Ok(plan.predicted);
+    }
+    Ok(plan.predicted.resident(resident_peak(&plain.path)?, resident_peak(&plan.path)?))
+}
+
 fn resident_peak(path: &Path) -> Result<u64, AnalysisError> {
     let unread = |source| AnalysisError::Script { path: path.to_owned(), source };
     let file = table::map(path).map_err(unread)?;
     let script = Script::of(table::words(&file)).map_err(|what| unread(std::io::Error::other(what)))?;
-    Ok(predict::resident_peak(&script))
+    let processor_count = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    Ok(predict::resident_peak(&script, processor_count))
 }
 
 /// An allocator with its runs.

@@ -65,7 +65,7 @@ int main(int argc, char **argv) {
         uint64_t next = calls[at].thread;
         sem_post(&turns[next]);
         sem_wait(&turns[0]);
-        if (at < count && calls[at].what == 5) {
+        if (at < count && calls[at].what == 5 && calls[at].thread == next) {
             pthread_join(threads[next], NULL);
             at++;
         }

@@ -349,6 +349,8 @@ impl<'t> Watch<'t> {
 impl Observer for Watch<'_> {
     type Tag = Link;
 
+    const SEES_SURVIVORS: bool = false;
+
     fn event(&mut self, event: &Event) {
         if event.op == Op::ThreadEnd {
             self.close(event.thread.index(), 0);

@@ -231,17 +231,12 @@ impl<B: Copy + Default> Pages<B> {
                 }
             }
         }
-        let page = match self.older.remove(&number) {
-            Some(mut page) => {
-                self.slabs.lay_out(&mut page, ALL);
-                page
-            }
-            None => Page { laid_out: ALL, live: 0, at: self.slabs.take(LARGEST), live_count: 0, size: LARGEST },
-        };
+        // Older pages have smaller numbers: this one is new.
+        let page = Page { laid_out: ALL, live: 0, at: self.slabs.take(LARGEST), live_count: 0, size: LARGEST };
         &mut self.newest.insert((number, page)).1
     }
 
-    /// Puts a block into an older page: it lives on after a realloc that failed.
+    /// Puts a block into an older page: it lives on after a realloc that failed, or comes from a base (see `blocks`).
     fn insert_late(&mut self, number: u64, birth: u32, block: B) {
         let bit = 1 << birth;
         let page = match self.older.entry(number) {
@@ -251,7 +246,12 @@ impl<B: Copy + Default> Pages<B> {
             }
         };
         if page.laid_out & bit == 0 {
-            self.slabs.lay_out(page, page.live | bit);
+            if page.laid_out < bit && page.laid_out.count_ones() < 1 << page.size {
+                // Behind all others and there is room: no other slot changes.
+                page.laid_out |= bit;
+            } else {
+                self.slabs.lay_out(page, page.live | bit);
+            }
         }
         self.slabs.slots[page.slot(birth)] = block;
         self.count += usize::from(page.bear(birth));

@@ -62,14 +62,18 @@ fn row(figures: &Figures, name: &str) -> [String; 7] {
 }
 
 fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &[Tried]) -> io::Result<()> {
+    let modelled = match (predicted.plain_resident_bytes, predicted.resident_bytes) {
+        (Some(plain), Some(plan)) => {
+            format!("; resident in a model of its malloc {} and {}", bytes(plain), bytes(plan))
+        }
+        _ => String::new(),
+    };
     let remark = format!(
-        "simulated: {} requested without, {} with the plan; in glibc's sizes {} and {}; in a model of its malloc {} and {}",
+        "simulated: {} requested without, {} with the plan; in glibc's sizes {} and {}{modelled}",
         bytes(predicted.plain_peak_bytes),
         bytes(predicted.peak_bytes),
         bytes(predicted.plain_footprint_bytes),
         bytes(predicted.footprint_bytes),
-        bytes(predicted.plain_resident_bytes),
-        bytes(predicted.resident_bytes),
     );
     screen.heading(out, "Predicted against replayed", &remark)?;
     let mut table = Table::new(&[
@@ -106,10 +110,14 @@ fn beside(out: &mut impl Write, screen: &Screen, predicted: &Predicted, tried: &
         screen.paragraph(out, "  ", style, &text)?;
         if change.off_prediction.abs() > FAR_OFF {
             let text = format!(
-                "{}: the peak is {} off the prediction, which is by a model of glibc's malloc; for others it counts blocks and chunks and \
-                 not what lies between them. Chunks of another size may be easier to predict.",
+                "{}: the peak is {} off the prediction, which is {}.",
                 tried.allocator,
-                part(change.off_prediction.abs())
+                part(change.off_prediction.abs()),
+                if tried.allocator == "glibc" && predicted.resident_bytes.is_some() {
+                    "by the rules of glibc 2.36, in a heap without holes"
+                } else {
+                    "of blocks and chunks, not of what the allocator keeps between them"
+                }
             );
             screen.paragraph(out, "! ", Style::Warning, &text)?;
         }

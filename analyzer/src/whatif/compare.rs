@@ -122,11 +122,12 @@ pub struct Predicted {
     pub plain_footprint_bytes: u64,
     /// Change of the footprint's peak, as a part.
     pub footprint_change: f64,
-    /// Most that glibc's malloc would have resident, holes between blocks included, with the plan.
-    pub resident_bytes: u64,
+    /// Most that glibc's malloc would have resident, holes between blocks included, with the plan. `None`: there was not the
+    /// memory to find out.
+    pub resident_bytes: Option<u64>,
     /// The same without.
-    pub plain_resident_bytes: u64,
-    /// Change of that, as a part.
+    pub plain_resident_bytes: Option<u64>,
+    /// Change of that, as a part; of the footprint where it is not known.
     pub peak_change: f64,
     /// Blocks that are freed after their arena is gone: the replay leaves them out, a program would use memory that is no longer its.
     pub outlived: u64,
@@ -144,9 +145,9 @@ impl Predicted {
             footprint_bytes,
             plain_footprint_bytes,
             footprint_change,
-            resident_bytes: 0,
-            plain_resident_bytes: 0,
-            peak_change: 0.0,
+            resident_bytes: None,
+            plain_resident_bytes: None,
+            peak_change: footprint_change,
             outlived: 0,
             handed_over: 0,
         }
@@ -154,8 +155,12 @@ impl Predicted {
 
     /// With what glibc's malloc would have resident, without and with the plan.
     pub(super) fn resident(self, plain_resident_bytes: u64, resident_bytes: u64) -> Self {
-        let peak_change = part_more(plain_resident_bytes, resident_bytes);
-        Self { resident_bytes, plain_resident_bytes, peak_change, ..self }
+        Self {
+            resident_bytes: Some(resident_bytes),
+            plain_resident_bytes: Some(plain_resident_bytes),
+            peak_change: part_more(plain_resident_bytes, resident_bytes),
+            ..self
+        }
     }
 
     /// How much higher the peak should be with an allocator: how others than glibc's lay out blocks is not known.

@@ -1,5 +1,5 @@
 //! glibc's malloc, without memory. Responsible for where blocks would lie and how much would be resident, by the rules of `malloc.c`
-//! (glibc 2.36; those since 2.26 have the same); not for whose blocks they are (see `predict`).
+//! (glibc 2.36; older and newer ones differ in what threads keep); not for whose blocks they are (see `predict`).
 //!
 //! What an allocator holds is not the sum of its blocks: small blocks settle in holes where large ones were, and a hole that
 //! is a little too small serves nobody. No formula knows that; the rules do.
@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A chunk is told by the number of its first 16 bytes in its heap, its length in the same units. Left out: what was in the heap
-//! before, mappings' own overhead in the kernel, and that a heap of a thread is made anew beyond 64 MiB.
+//! before, what mappings cost the kernel, alignments above a page in the heaps of threads, and that such a heap is made anew beyond
+//! 64 MiB. Memory: as much as the heaps that it models have.
 
 mod heap;
 
@@ -30,6 +31,10 @@ const SWEEPING: u32 = 65536 / UNIT as u32;
 /// `DEFAULT_MMAP_THRESHOLD`, and the most it rises to by itself.
 const MAPPED_FROM: u64 = 128 << 10;
 const MAPPED_FROM_AT_MOST: u64 = 32 << 20;
+/// Mappings at a time (`DEFAULT_MMAP_MAX`).
+const MOST_MAPPINGS: u32 = 65_536;
+/// Chunks that are sorted in one go (`MAX_ITERS`).
+const MOST_SORTED: u32 = 10_000;
 
 /// Where a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub enum Place {
     Mapping {
         /// Its length.
         bytes: u64,
+        /// How much of it was written to.
+        resident_bytes: u64,
     },
 }
 
@@ -67,6 +74,7 @@ pub struct Glibc {
     idle: Vec<u32>,
     threads: Vec<Option<Cache>>,
     mapped_bytes: u64,
+    mapping_count: u32,
     mapped_from: u64,
     trimmed_from: u64,
     /// Most that was resident at a time.
@@ -103,10 +111,62 @@ impl Glibc {
             idle: Vec::new(),
             threads: vec![None; thread_count as usize],
             mapped_bytes: 0,
+            mapping_count: 0,
             mapped_from: MAPPED_FROM,
             trimmed_from: MAPPED_FROM,
             peak_bytes: 0,
         }
+    }
+
+    /// The same with all threads there already: each has a heap, unless there are more threads than that.
+    pub(super) fn started(thread_count: u32, most_heaps: u32) -> Self {
+        let mut malloc = Self::new(thread_count);
+        for thread in 0..thread_count {
+            if thread >= most_heaps {
+                malloc.idle.push(thread % most_heaps);
+            }
+            let cache = malloc.cache_of(thread);
+            malloc.threads[thread as usize] = Some(cache);
+        }
+        malloc
+    }
+
+    /// malloc of a block that is not written to yet, but for what stands in front of it (see `touch`).
+    pub(super) fn reserve(&mut self, thread: u32, size_bytes: u64) -> Place {
+        let (heaps, mapped_bytes) = (self.heaps.len(), self.mapped_bytes);
+        let touched: Vec<u32> = self.heaps.iter().map(|heap| heap.touched).collect();
+        let peak_bytes = self.peak_bytes;
+        let mut place = self.allocate(thread, size_bytes, false);
+        self.peak_bytes = peak_bytes;
+        match &mut place {
+            Place::Mapping { resident_bytes, .. } => {
+                *resident_bytes = 0;
+                self.mapped_bytes = mapped_bytes;
+            }
+            Place::Chunk { heap, .. } if (*heap as usize) < heaps => {
+                self.heaps[*heap as usize].touched = touched[*heap as usize];
+            }
+            Place::Chunk { .. } => {}
+        }
+        self.touch(&mut place, 1);
+        place
+    }
+
+    /// The first bytes of a block are written to.
+    pub(super) fn touch(&mut self, place: &mut Place, size_bytes: u64) {
+        match place {
+            Place::Chunk { heap, at } => {
+                let heap = &mut self.heaps[*heap as usize];
+                let end = at.saturating_add(units_of(size_bytes).min(heap.units(*at)) + 1);
+                heap.touched = heap.touched.max(end);
+            }
+            Place::Mapping { bytes, resident_bytes } => {
+                let now = (size_bytes + UNIT).next_multiple_of(PAGE).min(*bytes);
+                self.mapped_bytes += now.saturating_sub(*resident_bytes);
+                *resident_bytes = now.max(*resident_bytes);
+            }
+        }
+        self.note_peak();
     }
 
     /// malloc, or calloc, which does not take what the thread keeps.
@@ -273,8 +333,11 @@ impl Glibc {
             return found(at);
         }
         loop {
-            let mut has_cached = false;
-            while let Some((at, is_only)) = now.oldest_unsorted() {
+            let (mut has_cached, mut sorted) = (false, 0);
+            while sorted < MOST_SORTED
+                && let Some((at, is_only)) = now.oldest_unsorted()
+            {
+                sorted += 1;
                 let whole = now.units(at);
                 now.unlink(at);
                 if units < LARGE && is_only && at == now.last_remainder && whole > units + LEAST {
@@ -312,10 +375,9 @@ impl Glibc {
             }
             now.sweep();
         }
-        if bytes(units) >= self.mapped_from {
+        if bytes(units) >= self.mapped_from && self.mapping_count < MOST_MAPPINGS || !now.enlarge(units) {
             return self.map(units);
         }
-        now.enlarge(units);
         found(now.take_top(units))
     }
 
@@ -360,13 +422,15 @@ impl Glibc {
     fn map(&mut self, units: u32) -> Place {
         let mapped = (bytes(units) + 8).next_multiple_of(PAGE);
         self.mapped_bytes += mapped;
+        self.mapping_count += 1;
         self.note_peak();
-        Place::Mapping { bytes: mapped }
+        Place::Mapping { bytes: mapped, resident_bytes: mapped }
     }
 
     fn unmap(&mut self, place: Place, by_free: bool) {
-        let Place::Mapping { bytes } = place else { return };
-        self.mapped_bytes = self.mapped_bytes.saturating_sub(bytes);
+        let Place::Mapping { bytes, resident_bytes } = place else { return };
+        self.mapped_bytes = self.mapped_bytes.saturating_sub(resident_bytes);
+        self.mapping_count = self.mapping_count.saturating_sub(1);
         if by_free && bytes > self.mapped_from && bytes <= MAPPED_FROM_AT_MOST {
             (self.mapped_from, self.trimmed_from) = (bytes, 2 * bytes);
         }

@@ -4,6 +4,10 @@
 use super::check::Script;
 use super::glibc::{Glibc, Place};
 use super::script::{Bump, Step};
+use crate::arenas::padded;
+
+/// Heaps of threads that glibc makes at most, for each processor.
+const HEAPS_PER_PROCESSOR: u32 = 8;
 
 /// The chunks of one arena.
 #[derive(Debug, Default)]
@@ -12,12 +16,25 @@ struct Chunks {
     all: Vec<Place>,
     /// The first ordinary one, among them: what a reset keeps.
     first: Option<usize>,
+    /// The one that blocks are taken from, and how much of it is.
+    current: usize,
+    used_bytes: u64,
 }
 
-/// Most bytes that are resident at a time.
-pub(super) fn resident_peak(script: &Script<'_>) -> u64 {
+impl Chunks {
+    fn used(&mut self, malloc: &mut Glibc, used_bytes: u64) {
+        self.used_bytes = used_bytes;
+        if let Some(chunk) = self.all.get_mut(self.current) {
+            malloc.touch(chunk, used_bytes);
+        }
+    }
+}
+
+/// Most bytes that are resident at a time. Threads are there from the start, as the replay has them; chunks are resident as far as
+/// blocks were taken from them.
+pub(super) fn resident_peak(script: &Script<'_>, processor_count: u32) -> u64 {
     let header = script.header();
-    let mut malloc = Glibc::new(header.thread_count);
+    let mut malloc = Glibc::started(header.thread_count, HEAPS_PER_PROCESSOR * processor_count.max(1));
     let mut slots: Vec<Option<Place>> = vec![None; header.slot_count as usize];
     let mut arenas: Vec<Chunks> = Vec::new();
     arenas.resize_with(header.arena_count as usize, Chunks::default);
@@ -25,6 +42,8 @@ pub(super) fn resident_peak(script: &Script<'_>) -> u64 {
     for step in script.steps() {
         match step {
             Step::Switch { thread: next } => thread = next,
+            // The first one is the process's own, which goes on.
+            Step::End if thread == 0 => {}
             Step::End => malloc.end(thread),
             Step::Allocate { slot, size_bytes } => {
                 slots[slot as usize] = Some(malloc.allocate(thread, size_bytes, false));
@@ -45,27 +64,39 @@ pub(super) fn resident_peak(script: &Script<'_>) -> u64 {
                     malloc.free(thread, place);
                 }
             }
-            Step::Bump { slot, arena, how: Bump { chunk_bytes, own_chunk, .. }, .. } => {
+            Step::Bump { slot, size_bytes, arena, how: Bump { chunk_bytes, own_chunk, .. } } => {
                 slots[slot as usize] = None;
-                let chunks = &mut arenas[arena as usize];
-                if let Some(chunk_bytes) = chunk_bytes {
-                    if !own_chunk {
-                        chunks.first.get_or_insert(chunks.all.len());
+                let (chunks, size) = (&mut arenas[arena as usize], padded(size_bytes));
+                match chunk_bytes {
+                    Some(chunk_bytes) if own_chunk => chunks.all.push(malloc.allocate(thread, chunk_bytes, false)),
+                    Some(chunk_bytes) => {
+                        chunks.current = chunks.all.len();
+                        chunks.first.get_or_insert(chunks.current);
+                        chunks.all.push(malloc.reserve(thread, chunk_bytes));
+                        chunks.used(&mut malloc, size);
                     }
-                    chunks.all.push(malloc.allocate(thread, chunk_bytes, false));
+                    None => chunks.used(&mut malloc, chunks.used_bytes.saturating_add(size)),
                 }
             }
-            Step::Stretch { .. } | Step::Pop { .. } => {}
+            Step::Stretch { size_bytes, old_bytes, arena, .. } => {
+                let chunks = &mut arenas[arena as usize];
+                let more = padded(size_bytes).saturating_sub(padded(old_bytes));
+                chunks.used(&mut malloc, chunks.used_bytes.saturating_add(more));
+            }
+            Step::Pop { size_bytes, arena, .. } => {
+                let chunks = &mut arenas[arena as usize];
+                chunks.used_bytes = chunks.used_bytes.saturating_sub(padded(size_bytes));
+            }
             Step::Close { arena } => {
                 let chunks = std::mem::take(&mut arenas[arena as usize]);
                 chunks.all.into_iter().rev().for_each(|chunk| malloc.free(thread, chunk));
             }
             Step::Reset { arena } => {
-                let chunks = &mut arenas[arena as usize];
+                let mut chunks = std::mem::take(&mut arenas[arena as usize]);
                 let kept = chunks.first.map(|first| chunks.all.remove(first));
-                let gone = std::mem::replace(&mut chunks.all, kept.into_iter().collect());
-                chunks.first = (!chunks.all.is_empty()).then_some(0);
-                gone.into_iter().rev().for_each(|chunk| malloc.free(thread, chunk));
+                chunks.all.into_iter().rev().for_each(|chunk| malloc.free(thread, chunk));
+                let first = kept.is_some().then_some(0);
+                arenas[arena as usize] = Chunks { all: kept.into_iter().collect(), first, ..Chunks::default() };
             }
         }
     }

@@ -20,8 +20,8 @@ use crate::{progress, terminal};
     be below noise.\n\
     JSON (stable): schema, subject.{process, pid, threads, switches, allocs, steps, peak_bytes (requested)}, runs, fragmented, \
     predicted (null without a plan).{peak_bytes, plain_peak_bytes (requested bytes and chunks), footprint_bytes, \
-    plain_footprint_bytes (the same in glibc's sizes), footprint_change, resident_bytes, plain_resident_bytes (in a model of glibc's \
-    malloc, holes between blocks included), peak_change (of the latter), outlived, handed_over (blocks that break the plan)}, tried[].{allocator, plain, plan (null without one), change \
+    plain_footprint_bytes (the same in glibc's sizes), footprint_change, resident_bytes, plain_resident_bytes (in a model of glibc \
+    2.36's malloc, holes between blocks included; null without the memory for it), peak_change (of these), outlived, handed_over (blocks that break the plan)}, tried[].{allocator, plain, plan (null without one), change \
     (null without a plan)}, doubts[].{kind, sentence}; plain and plan: {time_ns (the processor's), peak_bytes (resident, over what was before), \
     minor_faults}, each {median, min, max}; change: {time, peak, predicted (of the peak: peak_change for glibc, footprint_change for others), off_prediction (replayed over predicted peak, less 1)}, time \
     and peak {median, low, high (parts: -0.1 is a tenth less), verdict (gain, cost, below_noise)}."

@@ -53,7 +53,7 @@ pub(super) struct Heap {
     /// One past the top.
     pub(super) end: u32,
     /// One past the last unit that was ever written to, since it was last given back.
-    touched: u32,
+    pub(super) touched: u32,
     is_main: bool,
 }
 
@@ -275,12 +275,16 @@ impl Heap {
         at
     }
 
-    pub(super) fn enlarge(&mut self, units: u32) {
+    /// Makes the top large enough for so many units. Returns whether that could be: units have 32 bits.
+    pub(super) fn enlarge(&mut self, units: u32) -> bool {
         let have = bytes(self.end - self.top);
         let pad = if self.is_main { TOP_PAD } else { 0 };
-        let more = (bytes(units + LEAST) + pad).saturating_sub(have).next_multiple_of(PAGE);
-        self.end += (more / UNIT) as u32;
+        let more = (bytes(units) + bytes(LEAST) + pad).saturating_sub(have).next_multiple_of(PAGE);
+        let end = u32::try_from(u64::from(self.end) + more / UNIT).ok().filter(|end| *end < u32::MAX - LARGE);
+        let Some(end) = end else { return false };
+        self.end = end;
         self.tags.resize(self.end as usize + 2, Tag::default());
+        true
     }
 
     /// Gives the end of a large top back (`systrim`, `heap_trim`).

@@ -16,7 +16,7 @@ use trace_format::{
 use super::FastMap;
 use crate::notice::{CodeRange, ModuleFile, PlannedRow, ProbeReport};
 
-/// Who named nodes of the stack tree, to know which nodes cannot be there yet: looking for each new one costs a tenth of the
+/// Who named nodes of the stack tree, to know which nodes cannot be there yet: looking for each new one cost a fifth of the
 /// intake's time.
 ///
 /// A process looks for a node in its own table first. While it is the only one that names any, what its table does not

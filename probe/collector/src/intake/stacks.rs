@@ -64,6 +64,14 @@ impl ThreadStack {
         }
         let same_code = self.generation == nodes.generation();
         self.generation = nodes.generation();
+        if !same_code {
+            // What is kept is known by its addresses only: its places are of the code before.
+            let mut parent = Place::ROOT;
+            for frame in &mut self.frames[..kept] {
+                frame.place = nodes.node(parent, frame.address);
+                parent = frame.place;
+            }
+        }
         let mut parent = if kept == 0 { Place::ROOT } else { self.frames[kept - 1].place };
         nodes.foresee(parent, fresh.clone().rev().map(|frame| frame.address));
         let (mut depth, mut shared, mut moved) = (kept, true, false);
