@@ -359,6 +359,8 @@ pub struct WalkState {
     pub progress: WalkProgress,
     /// The stacks of the record before and of the one in the making.
     pub buffers: [StackBuffer; 2],
+    /// Never used: what is read some frames behind the last one, before it is known that there is none, belongs to the map too.
+    pub behind: [u64; 8],
 }
 
 /// Copy of a piece of a thread's stack.
@@ -469,7 +471,7 @@ const _: () = {
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<TextRecord>() == 112);
     assert!(size_of::<StackBuffer>() == 56 + 20 * MAX_FRAMES);
-    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>());
+    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + 64);
     assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);
 };

@@ -69,6 +69,7 @@ pub const UCONTEXT_RIP: u64 = 168;
 
 /// A rule: a row without its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
 pub struct Rule(pub u32);
 
 impl Rule {

@@ -35,8 +35,6 @@ use crate::{
 };
 
 pub(crate) const LAST: u32 = MAX_FRAMES as u32 - 1;
-/// Frames that one step takes at most if they are what they were.
-const SAME_FRAMES: u32 = 8;
 /// The CFA of a frame whose own is not known: this far above its callee's, where `_start` has it.
 const OUTERMOST: u64 = 8;
 
@@ -240,7 +238,7 @@ enum Met {
     Other,
 }
 
-/// Walks frames that are what they were, up to [`SAME_FRAMES`] of them: the same return address at the same CFA, within the
+/// Walks frames that are what they were, up to eight of them: the same return address at the same CFA, within the
 /// window, by a plain rule. It does what [`frame`] does, for most frames, in a fraction of the instructions:
 ///
 /// ```text
@@ -252,87 +250,138 @@ enum Met {
 #[inline(always)]
 fn same(walk: &Walk) -> Met {
     let now = walk.now();
-    // SAFETY: map values of this thread alone.
-    let (before, before_rules, frames, rules, window) = unsafe {
-        (
-            (&raw const (*walk.before).frames).cast::<Frame>(),
-            (&raw const (*walk.before).rules).cast::<u32>(),
-            (&raw mut (*walk.buffer).frames).cast::<Frame>(),
-            (&raw mut (*walk.buffer).rules).cast::<u32>(),
-            walk.window.cast_const(),
-        )
-    };
     let (count, at) = (now.count, now.at);
     if at >= now.before_count || count >= now.limit {
         return Met::Other;
     }
     let left = if now.before_count - at < now.limit - count { now.before_count - at } else { now.limit - count };
-    let (window_start, window_bytes) = (now.window_start, now.window_bytes);
-    let (mut address, mut sp, mut rbp) = (now.address, now.sp, now.rbp);
-    let mut met = Met::Known;
-    let mut taken = 0;
-    while taken < SAME_FRAMES {
-        if taken >= left {
-            break;
+    let (from, to) = ((at & LAST) as usize, (count & LAST) as usize);
+    // SAFETY: map values of this thread alone; the indices are below the lengths, and what lies up to eight places behind the
+    // last one belongs to the map value too.
+    let mut run = unsafe {
+        Run {
+            before: (&raw const (*walk.before).frames).cast::<Frame>().add(from),
+            before_rules: (&raw const (*walk.before).rules).cast::<Rule>().add(from),
+            frames: (&raw mut (*walk.buffer).frames).cast::<Frame>().add(to),
+            rules: (&raw mut (*walk.buffer).rules).cast::<Rule>().add(to),
+            window: walk.window.cast_const(),
+            window_start: now.window_start,
+            window_bytes: now.window_bytes,
+            left,
+            taken: 0,
+            address: now.address,
+            sp: now.sp,
+            rbp: now.rbp,
         }
-        let from = (at + taken) & LAST;
-        // SAFETY: the index is below the length.
-        let (partner, rule) = unsafe { (&*before.add(from as usize), Rule(*before_rules.add(from as usize))) };
-        if partner.address != address || rule.kind() > KIND_RBP {
-            met = Met::Other;
-            break;
+    };
+    // Each with its place as a constant: all are then found at a constant distance from four pointers.
+    let met = 'run: {
+        if let Some(met) = run.take::<0>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<1>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<2>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<3>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<4>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<5>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<6>() {
+            break 'run met;
+        }
+        if let Some(met) = run.take::<7>() {
+            break 'run met;
+        }
+        Met::Known
+    };
+    if run.taken > 0 && now.run == NO_RUN {
+        now.run = count;
+        now.run_before = at;
+    }
+    now.count = count + run.taken;
+    now.at = at + run.taken;
+    now.sp = run.sp;
+    now.address = run.address;
+    now.call = run.address.wrapping_sub(1);
+    now.rbp = run.rbp;
+    met
+}
+
+/// Frames that are what they were, being walked.
+struct Run {
+    /// From the next frame of the stack before on.
+    before: *const Frame,
+    before_rules: *const Rule,
+    /// Where the next frame goes.
+    frames: *mut Frame,
+    rules: *mut Rule,
+    window: *const u64,
+    window_start: u64,
+    window_bytes: u64,
+    /// Frames that the stack before has, or this one may have.
+    left: u32,
+    taken: u32,
+    address: u64,
+    sp: u64,
+    rbp: u64,
+}
+
+impl Run {
+    /// Takes one frame, the one after `AT` others. What it met, if that is not such a frame.
+    #[inline(always)]
+    fn take<const AT: usize>(&mut self) -> Option<Met> {
+        if AT > 0 && AT as u32 >= self.left {
+            return Some(Met::Known);
+        }
+        // SAFETY: as the caller says.
+        let (partner, rule) = unsafe { (&*self.before.add(AT), *self.before_rules.add(AT)) };
+        if partner.address != self.address || rule.kind() > KIND_RBP {
+            return Some(Met::Other);
         }
         let cfa = partner.cfa;
-        if taken == 0 || rule.kind() == KIND_RBP {
-            let base = if rule.kind() == KIND_RSP { sp } else { rbp };
-            if cfa != base.wrapping_add((rule.cfa_words() * 8) as u64) || cfa & 7 != window_start & 7 {
-                met = Met::Other;
-                break;
+        if AT == 0 || rule.kind() == KIND_RBP {
+            let base = if rule.kind() == KIND_RSP { self.sp } else { self.rbp };
+            if cfa != base.wrapping_add((rule.cfa_words() * 8) as u64) || cfa & 7 != self.window_start & 7 {
+                return Some(Met::Other);
             }
         }
-        let offset = cfa.wrapping_sub(8).wrapping_sub(window_start);
-        if offset >= window_bytes {
-            met = Met::Outside;
-            break;
+        let offset = cfa.wrapping_sub(8).wrapping_sub(self.window_start);
+        if offset >= self.window_bytes {
+            return Some(Met::Outside);
         }
         // SAFETY: the index is below the length.
-        let next = unsafe { *window.add((offset >> 3) as usize & (WINDOW_BYTES / 8 - 1)) };
+        let next = unsafe { *self.window.add((offset >> 3) as usize & (WINDOW_BYTES / 8 - 1)) };
         // The root, or a return probe: for `frame` to look at, from here.
         if next & 0xfff == 0 {
-            met = Met::Other;
-            break;
+            return Some(Met::Other);
         }
         let slot = rule.rbp_slot();
         if slot != 0 {
             let saved = offset.wrapping_add(8).wrapping_sub((slot * 8) as u64);
-            if saved >= window_bytes {
-                met = Met::Other;
-                break;
+            if saved >= self.window_bytes {
+                return Some(Met::Other);
             }
             // SAFETY: as above.
-            rbp = unsafe { *window.add((saved >> 3) as usize & (WINDOW_BYTES / 8 - 1)) };
+            self.rbp = unsafe { *self.window.add((saved >> 3) as usize & (WINDOW_BYTES / 8 - 1)) };
         }
-        let to = (count + taken) & LAST;
-        // SAFETY: as above.
+        // SAFETY: as the caller says.
         unsafe {
-            *frames.add(to as usize) = Frame { address, cfa };
-            *rules.add(to as usize) = rule.0;
+            *self.frames.add(AT) = Frame { address: self.address, cfa };
+            *self.rules.add(AT) = rule;
         }
-        taken += 1;
-        sp = cfa;
-        address = next;
+        self.taken = AT as u32 + 1;
+        self.sp = cfa;
+        self.address = next;
+        None
     }
-    if taken > 0 && now.run == NO_RUN {
-        now.run = count;
-        now.run_before = at;
-    }
-    now.count = count + taken;
-    now.at = at + taken;
-    now.sp = sp;
-    now.address = address;
-    now.call = address.wrapping_sub(1);
-    now.rbp = rbp;
-    met
 }
 
 /// One frame. Returns 1 to end the walk.
