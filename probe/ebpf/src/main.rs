@@ -23,6 +23,7 @@ mod maps;
 mod marker;
 mod record;
 mod rules;
+mod same;
 mod threads;
 mod walk;
 mod window;
