@@ -36,7 +36,7 @@ pub use plan::{Arena, AtEnd, Home, Nesting, Placement, Plan};
 pub use proof::{BrokenSite, SAFE_SHARE, Trial, Verdict, VerdictKind};
 pub(crate) use simulate::Simulation;
 pub use simulate::{ArenaFigures, High, Simulated, simulate};
-pub use suggest::{Builder, Escapee, InPhase, Passed, Site, Suggestion, Tested};
+pub use suggest::{Builder, Escapee, InPhase, Passed, ScopeKind, Site, Suggestion, Tested};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -49,6 +49,7 @@ use self::proof::verdict;
 use self::study::study;
 use crate::doubt::{Doubt, doubts};
 use crate::names::Names;
+use crate::phases::View;
 use crate::profile::Profile;
 use crate::wrappers::Wrappers;
 
@@ -110,8 +111,8 @@ pub struct Arenas {
 ///
 /// # Errors
 /// A file became unreadable.
-pub fn arenas(
-    inputs: &[Input<'_>],
+pub fn arenas<'a>(
+    inputs: &[Input<'a>],
     options: &ArenaOptions,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Arenas, ReadError> {
@@ -121,12 +122,16 @@ pub fn arenas(
     let mut book = Book::default();
     let mut atoms = Atoms::default();
     let mut studied = Vec::new();
-    let found = inputs.par_iter().map(|input| study(input, options, &progress)).collect::<Result<Vec<_>, _>>()?;
-    for (input, (trace, facts)) in inputs.iter().zip(found) {
-        atoms.add(input.trace, input.names, &options.wrappers, &trace.outcome, &facts, &mut book);
+    let with_phases = |input: &Input<'a>| {
+        View::with_phases(input.trace, input.names, &options.profiles, options.decoders, study::more(&progress))
+    };
+    let views = inputs.par_iter().map(with_phases).collect::<Result<Vec<_>, _>>()?;
+    let found = views.par_iter().map(|view| study(view, options, &progress)).collect::<Result<Vec<_>, _>>()?;
+    for (view, (trace, facts)) in views.iter().zip(found) {
+        atoms.add(view, &options.wrappers, &trace.outcome, &facts, &mut book);
         studied.push(trace);
     }
-    let bench = Bench { inputs, options, atoms: &atoms, book: &book, studied: &studied, progress: &progress };
+    let bench = Bench { views: &views, options, atoms: &atoms, book: &book, studied: &studied, progress: &progress };
     let training: Vec<usize> = (0..inputs.len()).filter(|at| !inputs[*at].held_out).collect();
     let testing: Vec<usize> = (0..inputs.len()).filter(|at| inputs[*at].held_out).collect();
     let leaves_out = testing.is_empty() && training.len() > 1;

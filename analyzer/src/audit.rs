@@ -12,6 +12,7 @@
 //! search was made in.
 
 mod growth;
+mod homes;
 mod map;
 mod method;
 mod model;
@@ -24,6 +25,7 @@ mod survivors;
 mod table;
 mod transfers;
 
+pub use homes::{Homes, homes};
 pub use map::MapRow;
 pub use phase::PhaseAudit;
 pub use sentence::{Piece, Sentence, Value};
@@ -82,6 +84,8 @@ pub struct Material<'a> {
     pub patterns: &'a Patterns,
     /// Arenas, with their proof on all traces.
     pub arenas: &'a Arenas,
+    /// How many blocks of each of the study's phases their plan takes.
+    pub homes: &'a Homes,
 }
 
 /// An audit. This is what `heaptape report --format json` prints.
@@ -221,7 +225,7 @@ impl Facts<'_> {
 /// # Errors
 /// The trace names no process.
 pub fn audit(given: &Material<'_>) -> Result<Audit, AnalysisError> {
-    let scopes = Scopes::of(given.trace, given.study, given.names, given.wrappers, &given.arenas.plan)?;
+    let scopes = Scopes::of(given.trace, given.study, given.names, given.wrappers, given.homes)?;
     let facts = Facts { given, scopes };
     let shown = facts.phases_that_matter();
     let trials = given.arenas.trained_on.iter().chain(&given.arenas.held_out);
@@ -334,6 +338,8 @@ mod tests {
             profiles: Vec::new(),
             decoders: 0,
         };
+        let arenas = arenas(&[input], &arena_options, |_| ()).unwrap();
+        let homes = homes(&trace, &names, (&[], Wish::Best), (&arenas.plan, &wrappers), 0, |_| ()).unwrap();
         audit(&Material {
             trace: &trace,
             names: &names,
@@ -344,7 +350,8 @@ mod tests {
             lifetimes: &lifetimes(&trace, &study, &names, &wanted, &wrappers, 0).unwrap(),
             leaks: &leaks(&trace, &leak_study, &names, &wanted, &leak_options).unwrap(),
             patterns: &patterns(&trace, &study, &names, &wanted, &pattern_options, |_| ()).unwrap(),
-            arenas: &arenas(&[input], &arena_options, |_| ()).unwrap(),
+            arenas: &arenas,
+            homes: &homes,
         })
         .unwrap()
     }

@@ -22,5 +22,6 @@ pub(crate) use lives::path;
 pub use lives::{Cell, Escape, Lifetimes, SiteLife, has_phases, lifetimes};
 pub use peak::Peak;
 pub use phases::{Ages, ClassFigures, Held, InstanceFigures, Phase, Phases, phases};
+pub(crate) use study::phases_of;
 pub use study::{ProcessPhases, Study, Wish, alive_after, study};
 pub use timeline::{Bin, MAX_BINS, Timeline};

@@ -30,7 +30,7 @@ pub struct Place {
 pub struct PlaceId(pub u32);
 
 /// The names of all frames of a trace.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Names {
     places: Vec<Place>,
     /// Places of all frames, frame after frame, innermost first.
@@ -74,6 +74,18 @@ impl Names {
                 names.intern(Place { function, module: path.to_owned(), ..Place::default() }, &mut known);
             }
             names.of_frame.push(from..names.flat.len() as u32);
+        }
+        names
+    }
+
+    /// The same, with a frame more for each of these functions of a module of their own.
+    pub(crate) fn with_functions(&self, module: &str, functions: impl Iterator<Item = String>) -> Self {
+        let mut names = self.clone();
+        for function in functions {
+            names.places.push(Place { function, module: module.to_owned(), resolved: true, ..Place::default() });
+            names.flat.push(PlaceId(names.places.len() as u32 - 1));
+            let end = names.flat.len() as u32;
+            names.of_frame.push(end - 1..end);
         }
         names
     }

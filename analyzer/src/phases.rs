@@ -4,9 +4,13 @@
 mod markers;
 mod rules;
 mod segments;
+mod spans;
 mod tracker;
+mod view;
 
 pub use markers::Markers;
 pub use rules::{Definition, PhaseId, Rules};
 pub use segments::{Paths, segments};
 pub use tracker::{Change, OUTSIDE, OpenPhase, PhaseSource, Row, RowId, Tracker, open_since};
+pub use view::View;
+pub(crate) use view::{IN_PHASE, MODULE as PHASES_MODULE, Weaver, first_phase, phase_of};

@@ -7,7 +7,7 @@ mod check;
 pub use check::{Check, Named, check_binaries, check_trace};
 
 use serde::Deserialize;
-use trace_format::Process;
+use trace_format::{Process, Tables};
 
 use crate::error::AnalysisError;
 use crate::names::base_name;
@@ -144,6 +144,20 @@ pub fn built_in() -> Vec<Profile> {
 /// The first profile for a process, by the name of its executable.
 pub fn choose<'p>(profiles: &'p [Profile], process: &Process) -> Option<&'p Profile> {
     profiles.iter().find(|profile| profile.is_for(&process.name))
+}
+
+/// The profiles of a trace's processes, and which of them each process has.
+pub(crate) fn in_use<'p>(profiles: &'p [Profile], tables: &Tables) -> (Vec<&'p Profile>, Vec<Option<usize>>) {
+    let mut used: Vec<&Profile> = Vec::new();
+    let of_process = tables.processes.iter().map(|process| {
+        let profile = choose(profiles, process)?;
+        Some(used.iter().position(|known| known.name == profile.name).unwrap_or_else(|| {
+            used.push(profile);
+            used.len() - 1
+        }))
+    });
+    let of_process = of_process.collect();
+    (used, of_process)
 }
 
 /// Whether a text fits a pattern in which `*` stands for any text. O(pattern × text) at worst.

@@ -54,7 +54,9 @@ use crate::arenas::{Following, Placement, Plan, Policy, Simulation};
 use crate::doubt::doubts;
 use crate::error::AnalysisError;
 use crate::names::Names;
-use crate::replay::{Outcome, replay_with};
+use crate::phases::View;
+use crate::profile::Profile;
+use crate::replay::Outcome;
 use crate::selection::{Selection, Wanted};
 use crate::wrappers::Wrappers;
 
@@ -80,6 +82,8 @@ pub struct Recorded<'a> {
     pub outcome: &'a Outcome,
     /// Functions that allocate on behalf of others.
     pub wrappers: &'a Wrappers,
+    /// Profiles of compilers: what its markers mean.
+    pub profiles: &'a [Profile],
     /// Threads that decode.
     pub decoders: usize,
 }
@@ -128,12 +132,17 @@ impl Recorded<'_> {
         let unwritten = |source| AnalysisError::Script { path: path.to_owned(), source };
         let nothing = Plan::new(Policy::Llvm, Vec::new());
         let plan = plan.unwrap_or(&nothing);
-        let tables = &self.trace.tables;
-        let placement = Placement::of(plan, tables, self.names, self.wrappers);
+        let view = if plan.has_phases() {
+            View::with_phases(self.trace, self.names, self.profiles, self.decoders, |_| ())?
+        } else {
+            View::plain(self.trace, self.names)
+        };
+        let tables = view.tables();
+        let placement = Placement::of(plan, tables, view.names(), self.wrappers);
         let file = BufWriter::new(File::create(path).map_err(unwritten)?);
         let both = Both(Writer::new(file, &tables.entries, plan), Simulation::new(plan));
         let following = Following::new(placement, tables, OnlyOf::new(tables, process, both));
-        let (outcome, following) = replay_with(self.trace, following, self.decoders, progress)?;
+        let (outcome, following) = view.replay_with(following, self.decoders, progress)?;
         let (only, broken, _) = following.finish();
         let Both(writer, simulation) = only.into_inner();
         let header = writer.finish().map_err(unwritten)?;

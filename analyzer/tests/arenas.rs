@@ -6,6 +6,7 @@ use std::path::Path;
 
 use analyzer::Names;
 use analyzer::arenas::{ArenaOptions, Arenas, Input, Plan, Policy, VerdictKind, arenas, simulate};
+use analyzer::phases::View;
 use analyzer::profile::built_in;
 use analyzer::wrappers::Wrappers;
 use trace_format::Trace;
@@ -83,9 +84,10 @@ fn a_plan_says_the_same_when_it_comes_back_from_its_file() {
     let (trace, names) = open(TRACES[0]);
     let options = options(Policy::Bumpalo, 0.05);
     let found = found(&trace, &names, &options);
+    let view = View::with_phases(&trace, &names, &options.profiles, 0, |_| ()).unwrap();
     let read = Plan::parse(&serde_json::to_string(&found.plan).unwrap(), "test").unwrap();
     assert_eq!(read, found.plan);
-    let (_, simulated) = simulate(&trace, &names, &options.wrappers, &read, 0, |_| ()).unwrap();
+    let (_, simulated) = simulate(&view, &options.wrappers, &read, 0, |_| ()).unwrap();
     assert_eq!(simulated.peak_bytes, found.trained_on[0].peak_bytes);
     assert_eq!(simulated.placed_count(), found.trained_on[0].placed);
 }
@@ -95,7 +97,8 @@ fn without_arenas_nothing_changes() {
     for path in TRACES {
         let (trace, names) = open(path);
         let plan = Plan::new(Policy::Llvm, Vec::new());
-        let (outcome, simulated) = simulate(&trace, &names, &Wrappers::default(), &plan, 0, |_| ()).unwrap();
+        let (outcome, simulated) =
+            simulate(&View::plain(&trace, &names), &Wrappers::default(), &plan, 0, |_| ()).unwrap();
         assert_eq!(simulated.peak_bytes, simulated.plain_peak_bytes, "{path}");
         assert_eq!(simulated.plain_peak_bytes, outcome.total.peak.bytes, "{path}: the peak is that of the replay");
         assert_eq!(simulated.alloc_count, outcome.total.counts.alloc_count, "{path}");

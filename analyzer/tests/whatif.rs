@@ -53,7 +53,7 @@ impl Read {
 
     fn recorded(&self) -> Recorded<'_> {
         let Self { trace, names, outcome, wrappers, .. } = self;
-        Recorded { trace, names, outcome, wrappers, decoders: 1 }
+        Recorded { trace, names, outcome, wrappers, profiles: &[], decoders: 1 }
     }
 
     fn write(&self, plan: Option<&Plan>) -> Written {

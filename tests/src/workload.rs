@@ -54,6 +54,7 @@ const ARENA_FLAGS: &[&str] =
 
 const WORKLOADS: &[Workload] = &[
     c("arenas", &["arenas/planted.c"], ARENA_FLAGS),
+    c("arenas-phases", &["arenas/phases.c"], &["-O1"]),
     c("arenas-real", &["arenas/planted.c"], &["-O1", "-pthread", "-DREAL_ARENAS"]),
     c("basic", &["basic.c"], &[]),
     c("basic-static", &["basic.c"], &["-static"]),

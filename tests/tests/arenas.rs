@@ -154,6 +154,71 @@ fn planted_arenas_are_found_again() {
     recovered(&runs);
 }
 
+/// Blocks that end with phases, which only markers tell: `workloads/arenas/phases.c` says why nothing else can hold them.
+#[test]
+fn phases_that_only_markers_tell_are_scopes() {
+    let Some(_live) = live() else { return };
+    let shapes = [(7_u64, 400_u64), (5, 900), (11, 260)];
+    let program = built("arenas-phases").display().to_string();
+    let record = |(modules, nodes): &(u64, u64)| {
+        let command = [program.clone(), modules.to_string(), nodes.to_string()];
+        Record::new(command).options(&["--quiet"]).finish().expect_status(0)
+    };
+    let recordings: Vec<Recording> = shapes.iter().map(record).collect();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("plan.json");
+    let mut command = heaptape(&["arenas", "--json"]);
+    command.args(recordings.iter().map(|recording| &recording.trace)).arg("--write-plan").arg(&file).args(OPTIONS);
+    let finished = run(&mut command).success("heaptape arenas");
+    let said: Value = serde_json::from_slice(&finished.stdout).expect("`--json` prints JSON");
+
+    let modules: u64 = shapes.iter().map(|(modules, _)| modules).sum();
+    let of_each_module =
+        |objects: fn(u64) -> u64| shapes.iter().map(|(modules, nodes)| modules * objects(*nodes)).sum::<u64>();
+    let expected = [
+        ("phase parse", of_each_module(|nodes| nodes)),
+        ("phase check", of_each_module(|nodes| nodes + nodes / 2)),
+        ("phase emit", of_each_module(|nodes| nodes + nodes / 2)),
+        ("phase module", of_each_module(|nodes| nodes / 2 + nodes)),
+    ];
+    let suggestions = said["suggestions"].as_array().expect("there are suggestions");
+    assert_eq!(suggestions.len(), expected.len(), "{suggestions:#?}");
+    for (scope, objects) in expected {
+        let found = suggestions.iter().find(|suggestion| suggestion["scope"] == scope);
+        let found = found.unwrap_or_else(|| panic!("no arena of {scope}"));
+        assert_eq!(found["scope_kind"], "phase", "{scope}");
+        assert_eq!(found["instances"].as_u64(), Some(modules), "{scope}");
+        assert_eq!(found["objects"].as_u64(), Some(objects), "{scope}");
+        let phase = scope.strip_prefix("phase ").expect("it is one");
+        assert_eq!(found["phases"][0]["phase"], phase, "{scope}");
+        for test in found["tests"].as_array().expect("each was left out once") {
+            assert!(test["found"] == true && test["outlived"] == 0 && test["handed_over"] == 0, "{scope}: {test}");
+        }
+    }
+    for trial in said["held_out"].as_array().expect("each was left out once") {
+        let share = trial["placed_share"].as_f64().expect("a share");
+        assert!(share > 0.99, "all but what the C library makes: {trial}");
+    }
+
+    // In the audit of the first, all blocks of each phase go to an arena.
+    let mut command = heaptape(&["report"]);
+    let finished = run(command.args(recordings.iter().map(|recording| &recording.trace)).args(OPTIONS));
+    let audit = finished.success("heaptape report").stdout_text();
+    for phase in ["module, ", "module › parse, ", "module › check, ", "module › emit, "] {
+        let row = audit.lines().find(|line| line.starts_with(&format!("| {phase}7 instances")));
+        let row = row.unwrap_or_else(|| panic!("{phase} is no row of {audit}"));
+        assert!(row.contains("| 100.0 % of the blocks ("), "{row}");
+    }
+
+    // On real memory, by the plan's file.
+    let mut command = heaptape(&["replay", "--json", "--runs", "3"]);
+    let finished = run(command.arg(&recordings[1].trace).arg("--plan").arg(&file)).success("heaptape replay");
+    let said: Value = serde_json::from_slice(&finished.stdout).expect("`--json` prints JSON");
+    let predicted = &said["predicted"];
+    assert!(predicted["outlived"] == 0 && predicted["handed_over"] == 0, "{predicted}");
+    assert_ne!(predicted["peak_bytes"], predicted["plain_peak_bytes"], "the plan does something: {predicted}");
+}
+
 #[test]
 fn the_obstacks_of_bison_are_found_again() {
     let Some(_live) = live() else { return };

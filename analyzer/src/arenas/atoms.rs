@@ -5,11 +5,10 @@
 //! tell apart in any trace of the program.
 
 use foldhash::{HashMap, HashMapExt};
-use trace_format::Trace;
 
-use super::plan::StackPaths;
+use super::plan::{BY_PHASE, StackPaths};
 use super::survey::{Facts, Sample};
-use crate::names::Names;
+use crate::phases::{IN_PHASE, View};
 use crate::replay::Outcome;
 use crate::wrappers::Wrappers;
 
@@ -17,10 +16,18 @@ use crate::wrappers::Wrappers;
 pub(super) type NameId = u32;
 
 /// Function names of all traces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Book {
     names: Vec<String>,
     index: HashMap<String, NameId>,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        let mut book = Self { names: Vec::new(), index: HashMap::new() };
+        assert_eq!(book.intern(IN_PHASE), BY_PHASE, "the first has number 0");
+        book
+    }
 }
 
 impl Book {
@@ -119,14 +126,13 @@ impl Atoms {
     /// Adds a trace. `wanted` says of each cell whether it counts.
     pub(super) fn add(
         &mut self,
-        trace: &Trace,
-        names: &Names,
+        view: &View<'_>,
         wrappers: &Wrappers,
         outcome: &Outcome,
         facts: &Facts,
         book: &mut Book,
     ) {
-        let paths = StackPaths::new(&trace.tables, names, wrappers, |name| book.intern(name));
+        let paths = StackPaths::new(view.tables(), view.names(), wrappers, |name| book.intern(name));
         let mut found: HashMap<u32, AtomFacts> = HashMap::new();
         let mut path = Vec::new();
         let mut atom_of: Vec<u32> = Vec::with_capacity(facts.cells.len());

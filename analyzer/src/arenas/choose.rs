@@ -36,7 +36,7 @@
 //! ```
 
 use super::atoms::{AtomFacts, Atoms, NameId, ScopeFacts};
-use super::plan::{Nesting, scope_frame};
+use super::plan::{Nesting, activations, scope_frame};
 
 /// Scopes that are considered at most, those that fit most objects.
 const CONSIDERED: usize = 400;
@@ -465,15 +465,12 @@ fn serve(candidate: &Candidate, values: &[f64], served: &mut [f64]) {
 
 /// The scopes on a path that hold all of its objects, with their frames.
 fn scopes_of<'a>(path: &'a [NameId], facts: &'a AtomFacts) -> impl Iterator<Item = (Scope, usize)> + 'a {
-    let length = path.len() / 2;
-    let functions = move || path.iter().step_by(2);
-    functions().enumerate().flat_map(move |(at, name)| {
-        let frame = length - 1 - at;
+    activations(path).enumerate().flat_map(move |(at, (name, frame))| {
         let fits = facts.fitting.get(frame) == Some(&facts.count);
-        let innermost = fits && functions().take(at).all(|inner| inner != name);
+        let innermost = fits && activations(path).take(at).all(|(inner, _)| inner != name);
         // Where it is the only one both are the same: the innermost stands for it.
-        let outermost = fits && !innermost && functions().skip(at + 1).all(|outer| outer != name);
-        let scope = |nesting| (Scope { name: *name, nesting }, frame);
+        let outermost = fits && !innermost && activations(path).skip(at + 1).all(|(outer, _)| outer != name);
+        let scope = |nesting| (Scope { name, nesting }, frame);
         let one = innermost.then(|| scope(Nesting::Innermost));
         let other = outermost.then(|| scope(Nesting::Outermost));
         one.into_iter().chain(other)

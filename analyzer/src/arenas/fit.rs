@@ -5,6 +5,7 @@ use foldhash::HashMap;
 use rayon::prelude::*;
 use trace_format::{ReadError, Sequence};
 
+use super::ArenaOptions;
 use super::atoms::{AtomFacts, Atoms, Book};
 use super::choose::{self, Budget, Choice, Market, Scope};
 use super::keys::{self, Key};
@@ -13,7 +14,7 @@ use super::proof::{BrokenSite, broken_sites, change};
 use super::simulate::{ArenaFigures, High, Simulated, simulate};
 use super::study::{Studied, more, survey};
 use super::survey::Sample;
-use super::{ArenaOptions, Input};
+use crate::phases::View;
 
 /// Times that a plan is made when the one before had too high a peak, or useless arenas; after that, arenas are given up one by one.
 const ATTEMPTS: usize = 6;
@@ -46,8 +47,8 @@ pub(super) struct Tried {
 }
 
 /// Everything that is needed to make plans and to try them.
-pub(super) struct Bench<'a, 'i, P> {
-    pub(super) inputs: &'a [Input<'i>],
+pub(super) struct Bench<'a, 't, P> {
+    pub(super) views: &'a [View<'t>],
     pub(super) options: &'a ArenaOptions,
     pub(super) atoms: &'a Atoms,
     pub(super) book: &'a Book,
@@ -64,12 +65,11 @@ impl<P: Fn(u64) + Sync> Bench<'_, '_, P> {
 
     /// What a plan comes to on a trace.
     pub(super) fn simulate(&self, at: usize, plan: &Plan) -> Result<Tried, ReadError> {
-        let input = &self.inputs[at];
+        let view = &self.views[at];
         let options = self.options;
         let progress = more(self.progress);
-        let (outcome, simulated) =
-            simulate(input.trace, input.names, &options.wrappers, plan, options.decoders, progress)?;
-        let broken = broken_sites(input, &options.wrappers, &outcome, plan, &simulated);
+        let (outcome, simulated) = simulate(view, &options.wrappers, plan, options.decoders, progress)?;
+        let broken = broken_sites(view, &options.wrappers, &outcome, plan, &simulated);
         Ok(Tried { simulated, broken })
     }
 
@@ -175,7 +175,7 @@ impl<P: Fn(u64) + Sync> Bench<'_, '_, P> {
 
     /// What would be held at some moments of a trace.
     fn sample(&self, at: usize, moments: Vec<Sequence>) -> Result<Vec<Sample>, ReadError> {
-        let (_, facts) = survey(&self.inputs[at], self.options, moments, self.progress)?;
+        let (_, facts) = survey(&self.views[at], self.options, moments, self.progress)?;
         Ok(facts.samples)
     }
 

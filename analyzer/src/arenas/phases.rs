@@ -1,8 +1,9 @@
-//! Which phase an arena is open in. Responsible for reading that from paths of functions by the rules of profiles; phases that only
-//! markers tell are not seen here (see `phases` of the crate for all of them).
+//! Which phase an arena is open in. Responsible for reading that from paths of functions: phases that markers begin and end are among them
+//! (see `phases::View`), the others are found by the rules of profiles.
 
 use super::Input;
 use super::atoms::{Book, NameId};
+use crate::phases::phase_of;
 use crate::profile::{PhaseRule, Profile, choose, glob};
 
 /// Phases of the programs at hand.
@@ -19,11 +20,15 @@ impl<'a> Phases<'a> {
     }
 
     /// The innermost phase that functions open, given from the inside out.
-    pub(super) fn innermost(&self, book: &Book, mut functions: impl Iterator<Item = NameId>) -> Option<&'a str> {
+    pub(super) fn innermost<'s>(
+        &'s self,
+        book: &'s Book,
+        mut functions: impl Iterator<Item = NameId>,
+    ) -> Option<&'s str> {
         let opens = |rule: &&&PhaseRule, function: &str| rule.stack.iter().any(|pattern| glob(pattern, function));
         functions.find_map(|function| {
             let name = book.name(function);
-            self.0.iter().find(|rule| opens(rule, name)).map(|rule| rule.name.as_str())
+            phase_of(name).or_else(|| self.0.iter().find(|rule| opens(rule, name)).map(|rule| rule.name.as_str()))
         })
     }
 }

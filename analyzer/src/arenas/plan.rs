@@ -4,7 +4,8 @@
 //! A *key* is a path of functions and of calls in them, the allocating function first, wrappers left out: all blocks of stacks that
 //! begin with it belong to its arena. A call is told by its return address, `@module+0x12`: one function often has many, with blocks of
 //! different fates. The *scope* is a function: each activation of it has an arena of its own, opened with the first block and
-//! closed when it returns.
+//! closed when it returns. A phase that markers begin and end is a scope like a function (`phases::View` has it among the calls): it is
+//! called `phase NAME`, and `@phase` stands for the call that it makes.
 //!
 //! ```text
 //!   stack   main ─ compile ─ body ─ expr+0x40 ─ new_node+0x9 ─ malloc
@@ -22,10 +23,13 @@ use super::growth::Policy;
 use crate::error::AnalysisError;
 use crate::leaks::Functions;
 use crate::names::{Names, base_name};
+use crate::phases::{IN_PHASE, PHASES_MODULE, phase_of};
 use crate::wrappers::Wrappers;
 
 /// Begins the text of a call in a key.
 pub(super) const CALL: char = '@';
+/// Number of the call that phases make, with whoever numbers names.
+pub(super) const BY_PHASE: u32 = 0;
 /// Version of the file's form.
 const SCHEMA: u32 = 1;
 
@@ -43,7 +47,7 @@ pub struct Plan {
 /// One kind of arena: there is one instance for each activation of its scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arena {
-    /// The function whose activations it lives with.
+    /// The function whose activations it lives with, or `phase NAME`.
     pub scope: String,
     /// Of several activations on the stack, which one.
     pub nesting: Nesting,
@@ -94,6 +98,12 @@ impl Plan {
         }
         Ok(plan)
     }
+
+    /// Whether it takes a view with phases to find where blocks belong.
+    pub fn has_phases(&self) -> bool {
+        let mut names = self.arenas.iter().flat_map(|arena| arena.keys.iter().flatten().chain([&arena.scope]));
+        names.any(|name| phase_of(name).is_some())
+    }
 }
 
 /// Where the blocks of a stack belong.
@@ -119,7 +129,7 @@ pub(super) struct StackPaths<'t> {
 }
 
 impl<'t> StackPaths<'t> {
-    /// The paths of a trace; `intern` numbers names.
+    /// The paths of a trace; `intern` numbers names, and has given `@phase` the number [`BY_PHASE`].
     pub(super) fn new(
         tables: &'t Tables,
         names: &Names,
@@ -130,7 +140,7 @@ impl<'t> StackPaths<'t> {
         let count = functions.count();
         let call = |frame: &Frame| {
             let module = tables.modules.get(frame.module.index()).map_or("", |module| base_name(&module.path));
-            format!("{CALL}{module}+{:#x}", frame.address)
+            if module == PHASES_MODULE { IN_PHASE.to_owned() } else { format!("{CALL}{module}+{:#x}", frame.address) }
         };
         Self {
             functions: functions.of_frames(tables.frames.len()),
@@ -202,7 +212,7 @@ pub struct Placement<'t> {
 impl<'t> Placement<'t> {
     /// Finds a plan's functions in a trace. Where two keys begin alike, the longer one holds, and the one that tells calls.
     pub fn of(plan: &Plan, tables: &'t Tables, names: &Names, wrappers: &Wrappers) -> Self {
-        let mut numbers: HashMap<String, u32> = HashMap::new();
+        let mut numbers: HashMap<String, u32> = [(IN_PHASE.to_owned(), BY_PHASE)].into_iter().collect();
         let mut intern = |name: &str| {
             let next = numbers.len() as u32;
             *numbers.entry(name.to_owned()).or_insert(next)
@@ -281,12 +291,26 @@ impl<'t> Placement<'t> {
 
 /// The frame, counted from the root, of a scope's activation on a path that runs from the leaf to the root.
 pub(super) fn scope_frame(path: &[u32], scope: u32, nesting: Nesting) -> Option<usize> {
-    let mut functions = path.iter().step_by(2);
-    let at = match nesting {
-        Nesting::Innermost => functions.position(|name| *name == scope),
-        Nesting::Outermost => functions.rposition(|name| *name == scope),
+    let mut found = activations(path).filter(|(name, _)| *name == scope);
+    let (_, frame) = match nesting {
+        Nesting::Innermost => found.next(),
+        Nesting::Outermost => found.next_back(),
     }?;
-    Some(path.len() / 2 - 1 - at)
+    Some(frame)
+}
+
+/// The activations on a path that runs from the leaf to the root, innermost first: name, and frame counted from the root. A call that goes on
+/// in a phase is the one that the phase lies in.
+pub(super) fn activations(path: &[u32]) -> impl DoubleEndedIterator<Item = (u32, usize)> + '_ {
+    let count = path.len() / 2;
+    let goes_on = |at: usize| path.get(2 * at + 3) == Some(&BY_PHASE);
+    (0..count).filter(move |at| !goes_on(*at)).map(move |at| (path[2 * at], count - 1 - at))
+}
+
+/// The functions among them, without phases.
+pub(super) fn functions(path: &[u32]) -> impl Iterator<Item = (u32, usize)> + '_ {
+    let count = path.len() / 2;
+    activations(path).filter(move |(_, frame)| path[2 * (count - 1 - frame) + 1] != BY_PHASE)
 }
 
 #[cfg(test)]

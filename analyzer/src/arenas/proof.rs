@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::Input;
 use super::atoms::Book;
 use super::fit::Tried;
-use super::plan::{Plan, StackPaths};
+use super::plan::{Plan, StackPaths, functions};
 use super::simulate::Simulated;
+use crate::phases::View;
 use crate::replay::Outcome;
 use crate::sites::ratio;
 use crate::wrappers::Wrappers;
@@ -148,21 +149,21 @@ impl Trial {
 
 /// The sites whose objects break a plan, those with the most first.
 pub(super) fn broken_sites(
-    input: &Input<'_>,
+    view: &View<'_>,
     wrappers: &Wrappers,
     outcome: &Outcome,
     plan: &Plan,
     simulated: &Simulated,
 ) -> Vec<BrokenSite> {
     let mut book = Book::default();
-    let paths = StackPaths::new(&input.trace.tables, input.names, wrappers, |name| book.intern(name));
+    let paths = StackPaths::new(view.tables(), view.names(), wrappers, |name| book.intern(name));
     let mut path = Vec::new();
     let mut sites: Vec<BrokenSite> = Vec::new();
     for ((arena, cell), broken) in &simulated.broken {
         let Some(row) = outcome.cells.get(cell.index()) else { continue };
         paths.path(row.stack, &mut path);
         let scope = &plan.arenas[*arena].scope;
-        let mut names = path.iter().step_by(2).map(|name| book.name(*name).to_owned());
+        let mut names = functions(&path).map(|(name, _)| book.name(name).to_owned());
         let function = names.next().unwrap_or_default();
         let callers: Vec<String> = names.take(LISTED_CALLERS).collect();
         sites.push(BrokenSite {

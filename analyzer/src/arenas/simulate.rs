@@ -3,14 +3,14 @@
 
 use foldhash::{HashMap, HashMapExt};
 use serde::Serialize;
-use trace_format::{Event, ReadError, Sequence, ThreadId, Trace};
+use trace_format::{Event, ReadError, Sequence, ThreadId};
 
 use super::crest::Stretches;
 use super::follow::{Broken, Following, InstanceId, Stage};
 use super::growth::{Chunks, Policy, in_malloc, padded};
 use super::plan::{AtEnd, Placement, Plan};
-use crate::names::Names;
-use crate::replay::{CellId, Outcome, replay_with};
+use crate::phases::View;
+use crate::replay::{CellId, Outcome};
 use crate::wrappers::Wrappers;
 
 /// What one arena of a plan came to.
@@ -377,21 +377,20 @@ impl Stage for Simulation {
     }
 }
 
-/// Runs a trace through a plan.
+/// Runs a trace through a plan. Phases are scopes if the view has them.
 ///
 /// # Errors
 /// The file became unreadable.
 pub fn simulate(
-    trace: &Trace,
-    names: &Names,
+    view: &View<'_>,
     wrappers: &Wrappers,
     plan: &Plan,
     decoders: usize,
     progress: impl FnMut(u64),
 ) -> Result<(Outcome, Simulated), ReadError> {
-    let placement = Placement::of(plan, &trace.tables, names, wrappers);
-    let following = Following::new(placement, &trace.tables, Simulation::new(plan));
-    let (outcome, following) = replay_with(trace, following, decoders, progress)?;
+    let placement = Placement::of(plan, view.tables(), view.names(), wrappers);
+    let following = Following::new(placement, view.tables(), Simulation::new(plan));
+    let (outcome, following) = view.replay_with(following, decoders, progress)?;
     let (simulation, broken, placed) = following.finish();
     Ok((outcome, Simulated { broken, placed, ..simulation.into_figures() }))
 }

@@ -3,11 +3,12 @@
 
 use trace_format::{ReadError, Sequence};
 
+use super::ArenaOptions;
 use super::crest::Crest;
 use super::survey::{Facts, Survey};
-use super::{ArenaOptions, Input};
 use crate::leaks::Functions;
-use crate::replay::{Outcome, replay_with};
+use crate::phases::View;
+use crate::replay::Outcome;
 
 /// What one trace says, beside its facts.
 pub(super) struct Studied {
@@ -20,27 +21,27 @@ pub(super) struct Studied {
 
 /// Finds the moments when most is alive, and surveys the trace there.
 pub(super) fn study(
-    input: &Input<'_>,
+    view: &View<'_>,
     options: &ArenaOptions,
     progress: &(impl Fn(u64) + Sync),
 ) -> Result<(Studied, Facts), ReadError> {
-    let (_, crest) = replay_with(input.trace, Crest::default(), options.decoders, more(progress))?;
+    let (_, crest) = view.replay_with(Crest::default(), options.decoders, more(progress))?;
     let (wanted, live_bytes) = crest.moments().into_iter().unzip();
-    let (outcome, facts) = survey(input, options, wanted, progress)?;
+    let (outcome, facts) = survey(view, options, wanted, progress)?;
     Ok((Studied { live_bytes, peak_bytes: outcome.total.peak.bytes, outcome }, facts))
 }
 
 /// Surveys a trace; `moments` are to be sampled.
 pub(super) fn survey(
-    input: &Input<'_>,
+    view: &View<'_>,
     options: &ArenaOptions,
     moments: Vec<Sequence>,
     progress: &(impl Fn(u64) + Sync),
 ) -> Result<(Outcome, Facts), ReadError> {
-    let tables = &input.trace.tables;
-    let functions = Functions::of(input.names).of_frames(tables.frames.len());
+    let (tables, names) = (view.tables(), view.names());
+    let functions = Functions::of(names).of_frames(tables.frames.len());
     let survey = Survey::new(tables, functions, moments);
-    let (outcome, survey) = replay_with(input.trace, survey, options.decoders, more(progress))?;
+    let (outcome, survey) = view.replay_with(survey, options.decoders, more(progress))?;
     Ok((outcome, survey.finish()))
 }
 

@@ -8,9 +8,10 @@ use super::atoms::{AtomFacts, Atoms, Book, NameId};
 use super::choose::Scope;
 use super::keys::Key;
 use super::phases::Phases;
-use super::plan::{AtEnd, Nesting, Plan, scope_frame};
+use super::plan::{AtEnd, Nesting, Plan, functions, scope_frame};
 use super::proof::change;
 use super::simulate::Simulated;
+use crate::phases::phase_of;
 use crate::sites::ratio;
 
 /// Rows of each list of a suggestion.
@@ -25,12 +26,14 @@ pub struct Suggestion {
     pub rank: u64,
     /// What it is, in words.
     pub name: String,
-    /// The function whose activations it lives with.
+    /// The function whose activations it lives with, or `phase NAME`: a phase that markers begin and end.
     pub scope: String,
+    /// Which of these.
+    pub scope_kind: ScopeKind,
     /// Of several activations on the stack, which one.
     pub nesting: Nesting,
-    /// Phases that it is open in, those with the most of its objects first, by the functions of a compiler's profile; none
-    /// where no profile fits.
+    /// Phases that it is open in, those with the most of its objects first, by markers and by the functions of a compiler's profile;
+    /// none where no profile fits and no markers are.
     pub phases: Vec<InPhase>,
     /// What becomes of its memory at the end of an activation.
     pub at_end: AtEnd,
@@ -74,6 +77,16 @@ pub struct Suggestion {
     pub builders: Vec<Builder>,
     /// What it did on traces that it was not made from.
     pub tests: Vec<Tested>,
+}
+
+/// What an arena lives with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScopeKind {
+    /// Calls of a function.
+    Function,
+    /// Instances of a phase.
+    Phase,
 }
 
 /// A phase that an arena is open in.
@@ -184,7 +197,7 @@ impl Sums {
         self.objects += facts.count;
         self.bytes += facts.bytes;
         self.reallocs += facts.realloc_count;
-        let callers: Vec<NameId> = path.iter().step_by(2).skip(1).take(CALLERS).copied().collect();
+        let callers: Vec<NameId> = functions(path).skip(1).take(CALLERS).map(|(name, _)| name).collect();
         *self.callers.entry(callers).or_default() += facts.count;
     }
 }
@@ -229,8 +242,8 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
             if let Some(phase) = material.phases.innermost(material.book, outward) {
                 *phases.entry(phase).or_default() += facts.count;
             }
-            for name in path.iter().step_by(2).take(path.len() / 2 - 1 - frame) {
-                *passed.entry(*name).or_default() += facts.count;
+            for (name, _) in functions(path).take_while(|(_, at)| *at > frame) {
+                *passed.entry(name).or_default() += facts.count;
             }
         } else if home.is_none() {
             let fitting = facts.fitting.get(frame).copied().unwrap_or(0);
@@ -276,12 +289,17 @@ fn suggestion(material: &Material<'_>, arena: usize, arena_of: &[Option<usize>],
     let drag: f64 = figures().map(|(figures, _)| figures.drag_byte_bytes).sum();
     let live: f64 = figures().map(|(_, simulated)| simulated.live_byte_bytes).sum();
     let function = name(scope.name);
+    let (scope_kind, each) = match phase_of(&function) {
+        None => (ScopeKind::Function, "call"),
+        Some(_) => (ScopeKind::Phase, "instance"),
+    };
     Suggestion {
         rank: 0,
         name: match scope.nesting {
-            Nesting::Innermost => format!("arena per call of {function}"),
-            Nesting::Outermost => format!("arena per outermost call of {function}"),
+            Nesting::Innermost => format!("arena per {each} of {function}"),
+            Nesting::Outermost => format!("arena per outermost {each} of {function}"),
         },
+        scope_kind,
         nesting: scope.nesting,
         phases,
         at_end: material.plan.arenas[arena].at_end,

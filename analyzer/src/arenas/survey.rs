@@ -28,6 +28,7 @@ use trace_format::{Event, Op, ProcessId, Sequence, StackId, StackQuality, Tables
 
 use super::turns::Turns;
 use crate::activations::{Activations, Open, Step};
+use crate::phases::first_phase;
 use crate::replay::{Block, Observer};
 
 /// The beginning of a chain of reallocs, kept with its latest block.
@@ -141,6 +142,8 @@ const MERGE_AT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Survey<'t> {
     tables: &'t Tables,
+    /// The first frame that is a phase.
+    first_phase: usize,
     activations: Activations<'t>,
     turns: Turns,
     threads: Vec<Vec<Level>>,
@@ -157,6 +160,7 @@ impl<'t> Survey<'t> {
     pub(super) fn new(tables: &'t Tables, functions: Vec<u32>, moments: Vec<Sequence>) -> Self {
         Self {
             tables,
+            first_phase: first_phase(tables),
             activations: Activations::new(tables, functions),
             turns: Turns::new(tables.threads.len()),
             threads: vec![Vec::new(); tables.threads.len()],
@@ -251,7 +255,11 @@ impl<'t> Survey<'t> {
         let Some(open) = self.activations.of(thread) else { return };
         let levels = &mut self.threads[thread.index()];
         for node in &open.nodes()[levels.len().min(open.depth())..] {
-            let function = self.activations.function(*node).unwrap_or(u32::MAX);
+            let outer = self.tables.stacks[node.index()].parent;
+            // The call that a phase lies in goes on in it: that is no other activation.
+            let in_phase =
+                self.tables.stacks[outer.index()].frame.index() >= self.first_phase && outer != StackId::EMPTY;
+            let function = self.activations.function(*node).filter(|_| !in_phase).unwrap_or(u32::MAX);
             levels.push(Level { function, opened_bytes: clock, dead: Vec::new(), is_merged: true, merge_at: MERGE_AT });
         }
     }

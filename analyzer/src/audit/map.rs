@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::scopes::{Classes, PhaseScope, ThreadScope, sum};
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
+use super::strategy::each;
 use super::{Facts, MATTERS, WORTH_A_STEP};
 use crate::info::ProcessInfo;
 use crate::lifetimes::Class;
@@ -162,9 +163,10 @@ fn of_calls(facts: &Facts<'_>) -> Vec<MapRow> {
             level: "call",
             scope: Sentence::new(
                 "call",
-                "arena {arena}: each call of {scope}, {instances}, {bytes_each} each",
+                "arena {arena}: each {each} of {scope}, {instances}, {bytes_each} each",
                 [
                     count(suggestion.rank),
+                    words(each(suggestion)),
                     function(&suggestion.scope),
                     counted(suggestion.instances, "time", "times"),
                     bytes(suggestion.bytes / suggestion.instances),
@@ -178,7 +180,7 @@ fn of_calls(facts: &Facts<'_>) -> Vec<MapRow> {
             ),
             contents: Sentence::new(
                 "contents",
-                "{objects} of {bytes} from {sites}, all dead when it returns",
+                "{objects} of {bytes} from {sites}, all dead when it ends",
                 [
                     counted(suggestion.objects, "object", "objects"),
                     bytes(suggestion.bytes),

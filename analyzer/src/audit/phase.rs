@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::scopes::{PhaseScope, sum};
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
+use super::strategy::each;
 use super::{Facts, Table, title};
 use crate::advice::Allocator;
 use crate::leaks::Finding;
@@ -291,11 +292,11 @@ fn arenas(facts: &Facts<'_>, phase: &PhaseScope) -> Sentence {
     }
     Sentence::new("arenas-here", "Allocate ", [])
         .list(
-            "{blocks} in arena {arena} (each call of {scope})",
-            homes
-                .iter()
-                .take(NAMED)
-                .map(|(one, amount)| [counted(amount.count, "block", "blocks"), count(one.rank), function(&one.scope)]),
+            "{blocks} in arena {arena} (each {each} of {scope})",
+            homes.iter().take(NAMED).map(|(one, amount)| {
+                let blocks = counted(amount.count, "block", "blocks");
+                [blocks, count(one.rank), words(each(one)), function(&one.scope)]
+            }),
         )
         .and(
             "; arenas take {placed_share} of its blocks and {placed_bytes_share} of its bytes.",

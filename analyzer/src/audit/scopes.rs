@@ -1,12 +1,12 @@
-//! What is born where. Responsible for adding up cells and phases of a study by phase, by thread and by function, and for finding the
-//! suggested arenas among the stacks that allocate; not for what is said of it.
+//! What is born where. Responsible for adding up cells and phases of a study, and what arenas take of them, by phase, by thread and by
+//! function; not for what is said of it.
 
 use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
 use trace_format::{ProcessId, Trace};
 
-use crate::arenas::{Placement, Plan};
+use super::homes::Homes;
 use crate::error::AnalysisError;
 use crate::function_names::generic;
 use crate::grouping::namespace;
@@ -149,13 +149,12 @@ impl Scopes {
         study: &Study,
         names: &Names,
         wrappers: &Wrappers,
-        plan: &Plan,
+        homes: &Homes,
     ) -> Result<Self, AnalysisError> {
         let tables = &trace.tables;
         let selection = Selection::of(&Wanted::default(), tables, &study.outcome)?;
         let functions = Functions::of(names);
         let tree = SiteTree::of(tables, names, wrappers);
-        let mut placement = Placement::of(plan, tables, names, wrappers);
         let mut scopes = Self::default();
         let (phase_of_row, thread_of_row) = scopes.add_rows(trace, study);
         let mut in_phase: HashMap<(usize, u32), PhaseSite> = HashMap::new();
@@ -166,7 +165,6 @@ impl Scopes {
             study.outcome.cells.iter().zip(&study.collected.cells).filter(|(cell, _)| selection.includes(cell))
         {
             let function = functions.path(&tree, cell.stack).next().unwrap_or(u32::MAX);
-            let home = placement.home(cell.stack).map(|home| home.arena);
             let facts = of_function.entry(function).or_default();
             for (sum, amount) in facts.classes.iter_mut().zip(&life.classes) {
                 *sum += *amount;
@@ -183,10 +181,6 @@ impl Scopes {
                 site.left += part.left;
                 let thread = &mut scopes.threads[thread];
                 *thread.functions.entry(function).or_default() += part.born;
-                if let Some(home) = home {
-                    *scopes.phases[phase].homes.entry(home).or_default() += part.born;
-                    *thread.homes.entry(home).or_default() += part.born;
-                }
             }
             let wrapper = outermost_wrapper(&tree, names, cell.stack)
                 .unwrap_or_else(|| tables.entries.get(cell.entry.index()).map_or("?", |entry| &entry.symbol));
@@ -195,6 +189,11 @@ impl Scopes {
             way.alloc_count += cell.alloc_count;
             way.realloc_count += cell.realloc_count;
             way.bytes += cell.alloc_bytes;
+        }
+        for ((row, home), amount) in homes {
+            let row = row.0 as usize;
+            *scopes.phases[phase_of_row[row]].homes.entry(*home).or_default() += *amount;
+            *scopes.threads[thread_of_row[row]].homes.entry(*home).or_default() += *amount;
         }
         let name = |function: u32| {
             if function == u32::MAX { "[no stack]".to_owned() } else { functions.name(function).to_owned() }

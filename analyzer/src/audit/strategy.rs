@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::sentence::{Sentence, Value, bytes, count, counted, function, share, words};
 use super::{Facts, MATTERS, MOST_STEPS, WORTH_A_STEP};
 use crate::advice::{Advice, Allocator};
-use crate::arenas::{AtEnd, Suggestion};
+use crate::arenas::{AtEnd, ScopeKind, Suggestion};
 use crate::leaks::Confidence;
 use crate::replay::Amount;
 use crate::sites::ratio;
@@ -178,13 +178,22 @@ fn before(facts: &Facts<'_>) -> Option<(Sentence, Vec<Sentence>)> {
     (!points.is_empty()).then_some((title, points))
 }
 
+/// What the scope of an arena has one of each time.
+pub(super) fn each(suggestion: &Suggestion) -> &'static str {
+    match suggestion.scope_kind {
+        ScopeKind::Function => "call",
+        ScopeKind::Phase => "instance",
+    }
+}
+
 fn arena(suggestion: &Suggestion) -> (Sentence, Vec<Sentence>) {
     let title = Sentence::new(
         "arena",
-        "Arena {arena}, one with each call of {scope}: {objects} ({object_share}) from {sites}, −{frees_saved}, peak \
+        "Arena {arena}, one with each {each} of {scope}: {objects} ({object_share}) from {sites}, −{frees_saved}, peak \
          {peak_change}.",
         [
             count(suggestion.rank),
+            words(each(suggestion)),
             function(&suggestion.scope),
             counted(suggestion.objects, "object", "objects"),
             Value::Share(suggestion.object_share),
@@ -362,7 +371,7 @@ pub(super) fn priorities(facts: &Facts<'_>) -> Vec<Priority> {
             ],
         );
         let benefit = counted(one.frees_saved, "free less", "frees less");
-        let change = format!("arena {}, with each call of", one.rank);
+        let change = format!("arena {}, with each {} of", one.rank, each(one));
         add("arena", &change, function(&one.scope), benefit, one.frees_saved, all_calls, CALLS, cost);
     }
     let patterns = facts.given.patterns;

@@ -2,6 +2,7 @@
 //! in the other parts.
 
 use super::sentence::{Sentence, Value, bytes, count, counted, function, name, share, words};
+use super::strategy::each;
 use super::{Facts, MATTERS, survivors};
 use crate::advice::Allocator;
 use crate::arenas::{Trial, VerdictKind};
@@ -174,8 +175,13 @@ fn teardown(facts: &Facts<'_>) -> Sentence {
     );
     let sentence = match first {
         Some(first) => sentence.and(
-            "; the largest lives with each call of {scope} and takes {scope_objects} ({scope_share}).",
-            [function(&first.scope), counted(first.objects, "object", "objects"), Value::Share(first.object_share)],
+            "; the largest lives with each {each} of {scope} and takes {scope_objects} ({scope_share}).",
+            [
+                words(each(first)),
+                function(&first.scope),
+                counted(first.objects, "object", "objects"),
+                Value::Share(first.object_share),
+            ],
         ),
         None => sentence.and(".", []),
     };

@@ -10,7 +10,7 @@ use crate::activations::Activations;
 use crate::leaks::Functions;
 use crate::names::Names;
 use crate::phases::{Markers, Paths, PhaseSource, RowId, Rules, Tracker, segments};
-use crate::profile::{Profile, choose};
+use crate::profile::{Profile, in_use};
 use crate::replay::{Outcome, replay, replay_with};
 use crate::wrappers::Wrappers;
 
@@ -106,7 +106,7 @@ pub fn alive_after(
 }
 
 /// What opens and closes phases in each process, and where it comes from.
-fn phases_of<'t>(
+pub(crate) fn phases_of<'t>(
     trace: &'t Trace,
     names: &Names,
     profiles: &[Profile],
@@ -115,18 +115,10 @@ fn phases_of<'t>(
     mut progress: impl FnMut(u64),
 ) -> Result<(Tracker<'t>, Vec<ProcessPhases>), ReadError> {
     let tables = &trace.tables;
-    let mut used: Vec<&Profile> = Vec::new();
-    let mut of_process: Vec<Option<usize>> = tables
-        .processes
-        .iter()
-        .map(|process| {
-            let profile = choose(profiles, process).filter(|_| wish != Wish::Segments)?;
-            Some(used.iter().position(|known| known.name == profile.name).unwrap_or_else(|| {
-                used.push(profile);
-                used.len() - 1
-            }))
-        })
-        .collect();
+    let (used, mut of_process) = match wish {
+        Wish::Segments => (Vec::new(), vec![None; tables.processes.len()]),
+        Wish::Best | Wish::Stacks => in_use(profiles, tables),
+    };
     let mut rules: Vec<Rules> = used.iter().map(|profile| Rules::of(profile, tables, names)).collect();
     let markers = if wish == Wish::Best { Markers::of(tables, names, &used, &mut rules) } else { Markers::default() };
     let blind = |rules_at: &Option<usize>| markers.is_empty() && rules_at.is_none_or(|at| rules[at].is_blind());

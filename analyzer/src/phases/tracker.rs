@@ -378,6 +378,11 @@ impl<'t> Tracker<'t> {
 }
 
 impl OpenPhase {
+    /// Whether it lasts until a marker says that it ends.
+    pub fn ends_by_marker(&self) -> bool {
+        matches!(self.anchor, Anchor::End { .. })
+    }
+
     fn source_is_marker(&self, rows: &[Row]) -> bool {
         rows[self.row.0 as usize].source == PhaseSource::Marker
     }

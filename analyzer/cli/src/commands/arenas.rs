@@ -4,10 +4,10 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use analyzer::Names;
 use analyzer::arenas::{ArenaOptions, Input, Policy, arenas};
-use analyzer::profile::built_in;
 use anyhow::Context as _;
 use trace_format::Trace;
 
+use super::profiles::ProfileArgs;
 use super::{MoreWrappers, TableArgs, TracePath, named, print_json};
 use crate::{progress, terminal};
 
@@ -15,14 +15,14 @@ use crate::{progress, terminal};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "An arena lives with the activations of one function, its scope: opened with the first object, closed when \
-    the function returns. What belongs to it is said by paths of functions, the allocating one first. Each plan is simulated \
+    the function returns. A phase that markers begin and end is a scope, too, `phase NAME`, where it nests with calls. What belongs to it is said by paths of functions, the allocating one first. Each plan is simulated \
     object by object: an object that is freed after its arena is gone, or by another thread, breaks it. A plan never breaks \
     on the traces it was made from; with two traces or more each is left out once and a plan made from the others tried on \
     it. A scope that lasts as long as the process is none.\n\
     The peak is of requested bytes alive, with the arenas' chunks, whole, in place of what is in them.\n\
     JSON (stable): schema, policy, trained_on[] and held_out[].{trace, made_from[], events, objects, placed, placed_share, outlived, \
     handed_over, violation_share, frees, frees_saved, plain_peak_bytes, peak_bytes, peak_change, plain_footprint_peak_bytes, \
-    footprint_peak_bytes, drag, arena_count}, verdict.{kind, sentence}, suggestions[].{rank, name, scope, nesting, \
+    footprint_peak_bytes, drag, arena_count}, verdict.{kind, sentence}, suggestions[].{rank, name, scope, scope_kind (function, phase), nesting, \
     phases[].{phase, objects}, at_end, instances, objects, object_share, bytes, frees_saved, chunks, held_peak_bytes, peak_change, drag, tail_bytes, left_bytes, \
     key_count, site_count, sites[].{function, callers[], objects, bytes}, pass_on_count, pass_on[].{function, objects}, \
     escapee_count, escapees[].{function, callers[], objects, escaping, handed_over, survive}, builders[].{function, callers[], \
@@ -55,6 +55,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     write_plan: Option<PathBuf>,
     #[command(flatten)]
+    profile: ProfileArgs,
+    #[command(flatten)]
     wrappers: MoreWrappers,
     #[command(flatten)]
     tables: TableArgs,
@@ -84,7 +86,7 @@ impl Args {
             .iter()
             .map(|(label, trace, names, held_out)| Input { label: label.clone(), trace, names, held_out: *held_out })
             .collect();
-        let profiles = built_in();
+        let profiles = self.profile.profiles()?;
         let options = ArenaOptions {
             policy: self.policy,
             limit: self.limit,

@@ -11,13 +11,20 @@ use trace_format::Trace;
 use super::named;
 use crate::progress;
 
-/// Which phases are wanted.
+/// Which profile is wanted.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct PhaseArgs {
+pub(crate) struct ProfileArgs {
     /// Take phases, wrappers and expected survivors from this profile, whatever the executable is called [default: the
     /// built-in profile for the executable's name]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+}
+
+/// Which phases are wanted.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PhaseArgs {
+    #[command(flatten)]
+    profile: ProfileArgs,
     /// Where phases come from: `best` takes markers where the trace has them, `stacks` only the functions on
     /// stacks, `segments` no names at all but where the call tree branches (also where no profile fits)
     #[arg(long, value_enum, default_value = "best")]
@@ -31,7 +38,7 @@ enum Source {
     Segments,
 }
 
-impl PhaseArgs {
+impl ProfileArgs {
     /// The profiles to choose from.
     pub(crate) fn profiles(&self) -> anyhow::Result<Vec<Profile>> {
         let Some(path) = &self.profile else { return Ok(built_in()) };
@@ -39,6 +46,13 @@ impl PhaseArgs {
         let mut profile = Profile::parse(&text, &path.display().to_string())?;
         profile.executables = vec!["*".to_owned()];
         Ok(vec![profile])
+    }
+}
+
+impl PhaseArgs {
+    /// The profiles to choose from.
+    pub(crate) fn profiles(&self) -> anyhow::Result<Vec<Profile>> {
+        self.profile.profiles()
     }
 
     pub(crate) fn wish(&self) -> Wish {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use analyzer::arenas::Plan;
-use analyzer::profile::built_in;
 use analyzer::whatif::{Allocator, Launcher, Recorded, TryOptions, worker};
 use anyhow::Context as _;
 
+use super::profiles::ProfileArgs;
 use super::{MoreWrappers, TracePath, print_json, replayed};
 use crate::{progress, terminal};
 
@@ -46,6 +46,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME|PID")]
     process: Option<String>,
     #[command(flatten)]
+    profile: ProfileArgs,
+    #[command(flatten)]
     wrappers: MoreWrappers,
     /// Print JSON
     #[arg(long)]
@@ -66,12 +68,14 @@ impl Args {
         let plan = plan.transpose()?;
         let replayed = replayed(&self.trace)?;
         // Those that `heaptape arenas` makes its keys with.
-        let wrappers = self.wrappers.with_profiles(&built_in());
+        let profiles = self.profile.profiles()?;
+        let wrappers = self.wrappers.with_profiles(&profiles);
         let recorded = Recorded {
             trace: &replayed.trace,
             names: &replayed.names,
             outcome: &replayed.outcome,
             wrappers: &wrappers,
+            profiles: &profiles,
             decoders: super::decoders(),
         };
         let process = recorded.process(self.process)?;

@@ -3,7 +3,7 @@
 use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
 
 use analyzer::arenas::{ArenaOptions, Input, Policy, arenas};
-use analyzer::audit::{Audit, Material, audit};
+use analyzer::audit::{Audit, Material, audit, homes};
 use analyzer::leaks::{LeakOptions, Suppressions, leak_study, leaks};
 use analyzer::patterns::{MootFrees, PatternOptions, patterns};
 use analyzer::selection::Wanted;
@@ -130,6 +130,11 @@ impl Args {
         let label = described.display().to_string();
         let arenas = self.arenas((label, &trace, &names), &others, &wrappers)?;
         patterns.moot_frees = MootFrees::of(&arenas);
+        let bar = progress::ReplayBar::new(trace.event_count);
+        let (plan, profiles) = (&arenas.plan, self.phases.profiles()?);
+        let phases_from = (&profiles[..], self.phases.wish());
+        let homes = homes(&trace, &names, phases_from, (plan, &wrappers), decoders, |events| bar.update(events))?;
+        bar.finish();
         Ok(audit(&Material {
             trace: &trace,
             names: &names,
@@ -141,6 +146,7 @@ impl Args {
             leaks: &leaks,
             patterns: &patterns,
             arenas: &arenas,
+            homes: &homes,
         })?)
     }
 
