@@ -12,8 +12,8 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK, TIMED_WALKS,
-    ThreadState, unwind::WalkEnd,
+    CompactRecord, Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK,
+    TIMED_WALKS, ThreadState, unwind::WalkEnd,
 };
 
 use crate::{
@@ -58,7 +58,8 @@ pub(crate) fn emit<const WALKS: bool>(
             let timed = count & (TIMED_WALKS - 1) == 0;
             send_with_frames(control.max_frames, start, record, time_ns, timed)
         }
-        _ => send(record, time_ns),
+        _ if WALKS => send(record, time_ns),
+        _ => send_compact(thread, record, time_ns),
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
@@ -114,6 +115,28 @@ fn send(record: &Record, time_ns: u64) -> bool {
     place.write(Record { time_ns, walk_end: WalkEnd::NotTaken as u8, ..*record });
     place.submit(NO_WAKEUP);
     true
+}
+
+/// Without frames, in as few bytes as may be.
+#[inline(always)]
+fn send_compact(thread: &mut ThreadState, record: &Record, time_ns: u64) -> bool {
+    let is_near = thread.last_pid == record.pid as u64 && time_ns.wrapping_sub(thread.last_ns) < CompactRecord::NEAR_NS;
+    let compact = if is_near { CompactRecord::of(record, time_ns) } else { None };
+    let sent = match compact {
+        None => send(record, time_ns),
+        Some(compact) => match RING.reserve::<CompactRecord>(0) {
+            None => false,
+            Some(mut place) => {
+                place.write(compact);
+                place.submit(NO_WAKEUP);
+                true
+            }
+        },
+    };
+    // Where a record was lost the reader may not know the thread, and the time may be far from all that it knows.
+    thread.last_pid = if sent { record.pid as u64 } else { 0 };
+    thread.last_ns = time_ns;
+    sent
 }
 
 #[inline(always)]

@@ -123,6 +123,8 @@ pub(crate) struct Intake {
     progress: Arc<Progress>,
     signals: Arc<Signals>,
     last_thread: ThreadId,
+    /// Thread and process of the last compact record; zeros where that may have changed.
+    last_caller: (u32, u32),
     /// The heap that an allocator's last record was about.
     last_heap: usize,
 }
@@ -146,6 +148,7 @@ impl Intake {
             progress,
             signals,
             last_thread: ThreadId(0),
+            last_caller: (0, 0),
             last_heap: 0,
         }
     }
@@ -154,16 +157,28 @@ impl Intake {
     /// before was about.
     #[inline]
     pub(crate) fn foresee(&self, bytes: &[u8]) {
-        if let Some(record) = layout::record(bytes)
-            && let Some(Some(Row::Entry(row))) = self.rows.get(record.descriptor as usize)
+        let what = match layout::compact(bytes) {
+            Some(compact) => Some((compact.descriptor(), compact.pointer())),
+            None => layout::record(bytes).map(|record| (record.descriptor, record.pointer)),
+        };
+        if let Some((descriptor, pointer)) = what
+            && let Some(Some(Row::Entry(row))) = self.rows.get(descriptor as usize)
             && let Some(heap) = self.heaps.get(self.last_heap)
         {
-            heap.foresee(row.domain, record.pointer);
+            heap.foresee(row.domain, pointer);
         }
     }
 
     /// One record from the ring.
     pub(crate) fn record(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if let Some(compact) = layout::compact(bytes) {
+            if compact.tid() != self.last_caller.0 {
+                let pid = self.callers.get(&compact.tid()).map_or(0, |caller| caller.pid);
+                self.last_caller = (compact.tid(), pid);
+            }
+            let record = compact.whole(self.last_caller.1, self.start_ns + self.last_ns);
+            return self.call(&record, layout::frames(bytes, 0));
+        }
         if bytes.first() == Some(&(RecordKind::Loss as u8)) {
             return match layout::loss(bytes) {
                 Some(loss) => self.loss(&loss),
@@ -202,6 +217,7 @@ impl Intake {
                 let name = names::thread_name(record.pid, record.tid);
                 let id = self.writer.thread(Thread { tid: record.tid, process: target.id, name });
                 self.callers.insert(record.tid, Caller::new(id, record.pid));
+                self.last_caller = (0, 0);
                 self.callers.get_mut(&record.tid).expect("just inserted")
             }
         };

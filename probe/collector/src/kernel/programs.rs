@@ -58,6 +58,8 @@ const NO_THREAD: ThreadState = ThreadState {
     depth: 0,
     record_count: 0,
     tid: 0,
+    last_ns: 0,
+    last_pid: 0,
     begin_count: 0,
     return_count: 0,
     abandoned_count: 0,
