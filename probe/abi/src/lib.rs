@@ -75,6 +75,8 @@ pub enum RecordKind {
     Marker = 6,
     /// The text of the thread's next marker: a [`TextRecord`].
     MarkerText = 7,
+    /// Another one, with frames, in fewer bytes: a [`WalkedRecord`].
+    Walked = 8,
 }
 
 /// Where an argument stands when the probe fires.
@@ -248,10 +250,9 @@ pub struct ThreadState {
 
 /// One event in the ring, followed by `frame_count` frames, the innermost first.
 ///
-/// The frames of its stack are these and behind them the outermost `kept` frames of the stack that the thread's record
-/// before had. The innermost frame is the caller of the allocator: its address is `return_address`.
-///
-/// Without frames it is 56 bytes, with the ring's header of 8 just the size of a line of the cache.
+/// A frame is told by where the call that it is in returns to, or one past the instruction that a signal interrupted: the byte before
+/// belongs to the frame's function. The frames of its stack are these and behind them the outermost `kept` frames of the stack that the
+/// thread's record before had. The innermost frame is the caller of the allocator: its address is `return_address`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {
@@ -275,8 +276,10 @@ pub struct Record {
     pub descriptor: u32,
     /// How the walk ended, an [`unwind::WalkEnd`].
     pub walk_end: u8,
+    /// 1 if the outermost of the frames that follow has the CFA that the one in its place had in the record before.
+    pub same_cfa: u8,
     /// Reserved, 0.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Where the call returns to; 0 where the first frame says it.
     pub return_address: u64,
     /// See [`RecordKind`].
@@ -374,7 +377,8 @@ impl CompactRecord {
             time_ns: ticks << Self::TICK_SHIFT,
             descriptor: self.descriptor(),
             walk_end: unwind::WalkEnd::NotTaken as u8,
-            reserved: [0; 3],
+            same_cfa: 0,
+            reserved: [0; 2],
             return_address: self.words[1] << 16 >> 16,
             pointer: self.pointer(),
             size: self.words[1] >> 48 | self.words[2] >> 56 << 16,
@@ -382,27 +386,53 @@ impl CompactRecord {
     }
 }
 
-/// One frame of a record.
+/// A [`CompactRecord`] with frames, as [`Record`] has them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Frame {
-    /// Where the call that the frame is in returns to; one past the instruction that a signal interrupted. The byte
-    /// before it belongs to the frame's function.
-    pub address: u64,
-    /// Canonical frame address of that function's frame; its callee's plus 8 where the walk ended here.
-    pub cfa: u64,
+pub struct WalkedRecord {
+    /// [`RecordKind::Walked`].
+    pub kind: u8,
+    /// As in [`Record`].
+    pub walk_end: u8,
+    /// As in [`Record`].
+    pub same_cfa: u8,
+    /// Reserved, 0.
+    pub reserved: u8,
+    /// As in [`Record`].
+    pub frame_count: u16,
+    /// As in [`Record`].
+    pub kept: u16,
+    /// The rest.
+    pub compact: CompactRecord,
 }
 
-/// A record with its frames, as it goes to the ring.
+impl WalkedRecord {
+    /// The whole record, of this process and from a time near `near_ns`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn whole(&self, pid: u32, near_ns: u64) -> Record {
+        Record {
+            frame_count: self.frame_count,
+            kept: self.kept,
+            walk_end: self.walk_end,
+            same_cfa: self.same_cfa,
+            ..self.compact.whole(pid, near_ns)
+        }
+    }
+}
+
+/// A stack, and in front of its frames room for the record that they go to the ring with. Columns: only addresses go there.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StackBuffer {
-    /// The record.
-    pub record: Record,
-    /// All frames of its stack, the innermost first.
-    pub frames: [Frame; MAX_FRAMES],
-    /// The unwind rule of each frame's address, an [`unwind::Rule`].
+    /// The record, at the end of its room.
+    pub record: [u64; size_of::<Record>() / 8],
+    /// Address of each frame, the innermost first.
+    pub addresses: [u64; MAX_FRAMES],
+    /// The unwind rule of each address, an [`unwind::Rule`].
     pub rules: [u32; MAX_FRAMES],
+    /// Canonical frame address of each function's frame; its callee's plus 8 where the walk ended here.
+    pub cfas: [u64; MAX_FRAMES],
 }
 
 /// Where a stack walk is. It lies in map memory, not on the program's stack, so that the verifier has nothing to follow from
@@ -568,7 +598,7 @@ const _: () = {
     assert!(offset_of!(ThreadState, pending) == 96);
     assert!(size_of::<Record>() == 56);
     assert!(size_of::<CompactRecord>() == 24);
-    assert!(size_of::<Frame>() == 16);
+    assert!(size_of::<WalkedRecord>() == 32);
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<TextRecord>() == 112);

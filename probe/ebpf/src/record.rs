@@ -12,8 +12,8 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_send_signal_thread},
 };
 use probe_abi::{
-    CompactRecord, Control, Frame, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK,
-    TIMED_WALKS, ThreadState, unwind::WalkEnd,
+    CompactRecord, Control, Loss, LossRecord, MAX_FRAMES, Record, RecordKind, STOP_BACKPRESSURE, STOP_CHECK,
+    TIMED_WALKS, ThreadState, WalkedRecord, unwind::WalkEnd,
 };
 
 use crate::{
@@ -53,17 +53,24 @@ pub(crate) fn emit<const WALKS: bool>(
     }
     let count = thread.record_count;
     thread.record_count = count.wrapping_add(1);
-    let sent = match start {
+    let near = thread.last_pid == record.pid as u64 && time_ns.wrapping_sub(thread.last_ns) < CompactRecord::NEAR_NS;
+    let walked = match start {
         Some(start) if WALKS && control.max_frames > 0 => {
             let timed = count & (TIMED_WALKS - 1) == 0;
-            send_with_frames(control.max_frames, start, record, time_ns, timed)
+            send_with_frames(control.max_frames, start, record, time_ns, near, timed)
         }
-        _ if WALKS => send(record, time_ns),
-        _ => send_compact(thread, record, time_ns),
+        _ => None,
+    };
+    let sent = match walked {
+        Some(sent) => sent,
+        None => send(record, time_ns, near),
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
     }
+    // Where a record was lost the reader may not know the thread, and the time may be far from all that it knows.
+    thread.last_pid = if sent { record.pid as u64 } else { 0 };
+    thread.last_ns = time_ns;
     if control.check_every != 0 && start.is_some() && count.wrapping_add(1) % control.check_every == 0 {
         stop_thread(STOP_CHECK);
         return;
@@ -83,11 +90,15 @@ pub(crate) fn emit_marker<const WALKS: bool>(control: &Control, start: Option<St
     if control.lossy != 0 {
         tell_loss(0);
     }
-    let sent = match start {
+    let walked = match start {
         Some(start) if WALKS && control.max_frames > 0 => {
-            send_with_frames(control.max_frames, start, record, time_ns, false)
+            send_with_frames(control.max_frames, start, record, time_ns, false, false)
         }
-        _ => send(record, time_ns),
+        _ => None,
+    };
+    let sent = match walked {
+        Some(sent) => sent,
+        None => send(record, time_ns, false),
     };
     if !sent {
         count_loss(record.kind as u32, time_ns);
@@ -109,75 +120,82 @@ fn stop_for_reader() -> u32 {
     0
 }
 
+/// A record without frames. `near`: the reader knows its thread's process, and its time by the lower part.
 #[inline(always)]
-fn send(record: &Record, time_ns: u64) -> bool {
+fn send(record: &Record, time_ns: u64, near: bool) -> bool {
+    if let Some(compact) = if near { CompactRecord::of(record, time_ns) } else { None } {
+        let Some(mut place) = RING.reserve::<CompactRecord>(0) else { return false };
+        place.write(compact);
+        place.submit(NO_WAKEUP);
+        return true;
+    }
     let Some(mut place) = RING.reserve::<Record>(0) else { return false };
     place.write(Record { time_ns, walk_end: WalkEnd::NotTaken as u8, ..*record });
     place.submit(NO_WAKEUP);
     true
 }
 
-/// Without frames, in as few bytes as may be.
+/// A record with the frames that are not those of the stack before; says whether it found a place, or nothing where there is no stack.
 #[inline(always)]
-fn send_compact(thread: &mut ThreadState, record: &Record, time_ns: u64) -> bool {
-    let is_near = thread.last_pid == record.pid as u64 && time_ns.wrapping_sub(thread.last_ns) < CompactRecord::NEAR_NS;
-    let compact = if is_near { CompactRecord::of(record, time_ns) } else { None };
-    let sent = match compact {
-        None => send(record, time_ns),
-        Some(compact) => match RING.reserve::<CompactRecord>(0) {
-            None => false,
-            Some(mut place) => {
-                place.write(compact);
-                place.submit(NO_WAKEUP);
-                true
-            }
-        },
-    };
-    // Where a record was lost the reader may not know the thread, and the time may be far from all that it knows.
-    thread.last_pid = if sent { record.pid as u64 } else { 0 };
-    thread.last_ns = time_ns;
-    sent
-}
-
-#[inline(always)]
-fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, timed: bool) -> bool {
+fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, near: bool, timed: bool) -> Option<bool> {
     let space_and_limit = (start.space as u64) << 32 | limit as u64;
     let found = walk::walk(record.tid, record.return_address, start.cfa, start.rbp, space_and_limit);
     if timed {
         count_time(time_ns);
     }
-    let Some(state) = walk::memory(record.tid) else { return send(record, time_ns) };
     // SAFETY: a map value, of this thread alone.
-    let state = unsafe { &mut *state };
+    let state = unsafe { &mut *walk::memory(record.tid)? };
     let fresh = found.frame_count().wrapping_sub(found.kept());
     if fresh > MAX_FRAMES as u32 {
-        return send(record, time_ns);
+        return None;
     }
     let next = (state.current & 1) ^ 1;
     let buffer = &raw mut state.buffers[(next & 1) as usize];
-    // SAFETY: a buffer of the state; its front is the record, behind it stand as many frames as are sent.
-    unsafe {
-        let innermost = (&raw const (*buffer).frames).cast::<Frame>();
+    // SAFETY: a buffer of the state; in front of its frames stands the record, behind it as many frames as are sent.
+    let sent = unsafe {
+        let innermost = *(&raw const (*buffer).addresses).cast::<u64>();
         let known = record.return_address != 0 || found.frame_count() == 0;
-        (*buffer).record = Record {
-            return_address: if known { record.return_address } else { (*innermost).address },
+        let return_address = if known { record.return_address } else { innermost };
+        let record = Record {
+            return_address,
             time_ns,
             frame_count: fresh as u16,
             kept: found.kept() as u16,
             walk_end: found.end(),
+            same_cfa: found.same_cfa() as u8,
             ..*record
         };
-        let length = size_of::<Record>() + fresh as usize * size_of::<Frame>();
-        let bytes = core::slice::from_raw_parts(buffer.cast::<u8>(), length);
-        if RING.output::<[u8]>(bytes, NO_WAKEUP).is_err() {
-            // The reader does not know this stack: the next one comes whole.
-            state.length = 0;
-            return false;
+        match if near { CompactRecord::of(&record, time_ns) } else { None } {
+            Some(compact) => {
+                let front = buffer.cast::<u8>().add(size_of::<Record>() - size_of::<WalkedRecord>());
+                *front.cast::<WalkedRecord>() = WalkedRecord {
+                    kind: RecordKind::Walked as u8,
+                    walk_end: record.walk_end,
+                    same_cfa: record.same_cfa,
+                    reserved: 0,
+                    frame_count: record.frame_count,
+                    kept: record.kept,
+                    compact,
+                };
+                let length = size_of::<WalkedRecord>() + fresh as usize * 8;
+                RING.output::<[u8]>(core::slice::from_raw_parts(front, length), NO_WAKEUP).is_ok()
+            }
+            None => {
+                *(&raw mut (*buffer).record).cast::<Record>() = record;
+                let length = size_of::<Record>() + fresh as usize * 8;
+                let bytes = core::slice::from_raw_parts(buffer.cast::<u8>(), length);
+                RING.output::<[u8]>(bytes, NO_WAKEUP).is_ok()
+            }
         }
+    };
+    if !sent {
+        // The reader does not know this stack: the next one comes whole.
+        state.length = 0;
+        return Some(false);
     }
     state.current = next;
     state.length = found.frame_count();
-    true
+    Some(true)
 }
 
 /// Adds the time since `begin_ns` to the timed walks of this CPU.

@@ -2,7 +2,7 @@
 //! `walk`'s business.
 
 use probe_abi::{
-    Frame, WINDOW_BYTES,
+    WINDOW_BYTES,
     unwind::{KIND_RBP, KIND_RSP, Rule},
 };
 
@@ -41,9 +41,11 @@ pub(crate) fn same(walk: &Walk) -> Met {
     // last one belongs to the map value too.
     let mut run = unsafe {
         Run {
-            before: (&raw const (*walk.before).frames).cast::<Frame>().add(from),
+            before: (&raw const (*walk.before).addresses).cast::<u64>().add(from),
+            before_cfas: (&raw const (*walk.before).cfas).cast::<u64>().add(from),
             before_rules: (&raw const (*walk.before).rules).cast::<Rule>().add(from),
-            frames: (&raw mut (*walk.buffer).frames).cast::<Frame>().add(to),
+            addresses: (&raw mut (*walk.buffer).addresses).cast::<u64>().add(to),
+            cfas: (&raw mut (*walk.buffer).cfas).cast::<u64>().add(to),
             rules: (&raw mut (*walk.buffer).rules).cast::<Rule>().add(to),
             window: walk.window.cast_const(),
             window_start: now.window_start,
@@ -55,7 +57,7 @@ pub(crate) fn same(walk: &Walk) -> Met {
             rbp: now.rbp,
         }
     };
-    // Each with its place as a constant: all are then found at a constant distance from four pointers.
+    // Each with its place as a constant: all are then found at a constant distance from a pointer for each column.
     macro_rules! take {
         ($($at:literal)*) => {
             'run: {
@@ -83,10 +85,12 @@ pub(crate) fn same(walk: &Walk) -> Met {
 /// Frames that are what they were, being walked.
 struct Run {
     /// From the next frame of the stack before on.
-    before: *const Frame,
+    before: *const u64,
+    before_cfas: *const u64,
     before_rules: *const Rule,
     /// Where the next frame goes.
-    frames: *mut Frame,
+    addresses: *mut u64,
+    cfas: *mut u64,
     rules: *mut Rule,
     window: *const u64,
     window_start: u64,
@@ -107,11 +111,12 @@ impl Run {
             return Some(Met::Known);
         }
         // SAFETY: as the caller says.
-        let (partner, rule) = unsafe { (&*self.before.add(AT), *self.before_rules.add(AT)) };
-        if partner.address != self.address || rule.kind() > KIND_RBP {
+        let (partner, rule) = unsafe { (*self.before.add(AT), *self.before_rules.add(AT)) };
+        if partner != self.address || rule.kind() > KIND_RBP {
             return Some(Met::Other);
         }
-        let cfa = partner.cfa;
+        // SAFETY: as the caller says.
+        let cfa = unsafe { *self.before_cfas.add(AT) };
         if AT == 0 || rule.kind() == KIND_RBP {
             let base = if rule.kind() == KIND_RSP { self.sp } else { self.rbp };
             if cfa != base.wrapping_add((rule.cfa_words() * 8) as u64) || cfa & 7 != self.window_start & 7 {
@@ -139,7 +144,8 @@ impl Run {
         }
         // SAFETY: as the caller says.
         unsafe {
-            *self.frames.add(AT) = Frame { address: self.address, cfa };
+            *self.addresses.add(AT) = self.address;
+            *self.cfas.add(AT) = cfa;
             *self.rules.add(AT) = rule;
         }
         self.taken = AT as u32 + 1;

@@ -21,7 +21,7 @@ use core::{
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use probe_abi::{
-    Frame, MAX_FRAMES, PENDING_DEPTH, StackBuffer, WALK_SLOTS, WalkProgress, WalkState,
+    MAX_FRAMES, PENDING_DEPTH, StackBuffer, WALK_SLOTS, WalkProgress, WalkState,
     unwind::{
         BASE_CFA, BASE_RBP, BASE_SAME, KIND_RBP, KIND_RSP, KIND_WIDE, Rule, SPECIAL_NONE, SPECIAL_PLT, SPECIAL_ROOT,
         SPECIAL_SIGNAL, UCONTEXT_RBP, UCONTEXT_RIP, UCONTEXT_RSP, WalkEnd,
@@ -46,8 +46,8 @@ pub(crate) struct Outcome(u64);
 
 impl Outcome {
     #[inline(always)]
-    fn new(frame_count: u32, kept: u32, end: u8) -> Self {
-        Self(frame_count as u64 | (kept as u64) << 16 | (end as u64) << 32)
+    fn new(frame_count: u32, kept: u32, end: u8, same_cfa: bool) -> Self {
+        Self(frame_count as u64 | (kept as u64) << 16 | (end as u64) << 32 | (same_cfa as u64) << 40)
     }
 
     /// Frames of the stack.
@@ -66,6 +66,12 @@ impl Outcome {
     #[inline(always)]
     pub(crate) fn end(self) -> u8 {
         (self.0 >> 32) as u8
+    }
+
+    /// Whether the outermost frame that is not kept has the CFA that the one in its place had before.
+    #[inline(always)]
+    pub(crate) fn same_cfa(self) -> bool {
+        self.0 >> 40 != 0
     }
 }
 
@@ -99,16 +105,16 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     Some(fresh)
 }
 
-/// The frames of a thread's record before.
+/// CFAs of the frames of a thread's record before.
 #[inline(always)]
-pub(crate) fn before(tid: u32) -> Option<*const Frame> {
+pub(crate) fn cfas_before(tid: u32) -> Option<*const u64> {
     let slot = WALKS.get(tid & (WALK_SLOTS - 1))?.get_ptr(0)?;
     // SAFETY: a map value, of this thread alone.
     let state = if unsafe { (*slot).tid } == tid as u64 { slot } else { MORE_WALKS.get_ptr(tid)? };
     // SAFETY: as above.
     let buffer = unsafe { &raw const (*state).buffers[((*state).current & 1) as usize] };
     // SAFETY: as above.
-    Some(unsafe { &raw const (*buffer).frames }.cast::<Frame>())
+    Some(unsafe { &raw const (*buffer).cfas }.cast::<u64>())
 }
 
 /// Where a thread's walks copy its stack to.
@@ -132,8 +138,8 @@ pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> u64 {
-    let Some(state) = memory(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8).0 };
-    let Some(window) = window(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8).0 };
+    let Some(state) = memory(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0 };
+    let Some(window) = window(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0 };
     // SAFETY: a map value, of this thread alone.
     let current = unsafe { (*state).current } & 1;
     let buffers = unsafe { &raw mut (*state).buffers };
@@ -171,7 +177,7 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
     };
     if address == 0 {
         let Some(found) = read(&walk, sp.wrapping_sub(8)) else {
-            return Outcome::new(0, 0, WalkEnd::Unreadable as u8).0;
+            return Outcome::new(0, 0, WalkEnd::Unreadable as u8, false).0;
         };
         let now = walk.now();
         now.address = found;
@@ -180,8 +186,9 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
     // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
     unsafe { bpf_loop(2 * MAX_FRAMES as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
     let kept = kept(&mut walk);
+    let same_cfa = partners(&walk).is_some_and(|partners| partners.cfa == partners.cfa_before);
     let now = walk.now();
-    Outcome::new(now.count, kept, now.end as u8).0
+    Outcome::new(now.count, kept, now.end as u8, same_cfa).0
 }
 
 /// What the steps of a walk work on. `bpf_loop` keeps the verifier from unrolling them.
@@ -226,7 +233,7 @@ unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> u64 {
 #[inline(always)]
 fn partner_cfa(walk: &Walk) -> u64 {
     // SAFETY: a map value of this thread alone; the index is below the length.
-    unsafe { (*(&raw const (*walk.before).frames).cast::<Frame>().add((walk.now().at & LAST) as usize)).cfa }
+    unsafe { *(&raw const (*walk.before).cfas).cast::<u64>().add((walk.now().at & LAST) as usize) }
 }
 
 /// One frame. Returns 1 to end the walk.
@@ -285,13 +292,17 @@ struct Partner {
 fn partner(walk: &Walk) -> Partner {
     let now = walk.now();
     // SAFETY: a map value, of this thread alone.
-    let (frames, rules) = unsafe {
-        ((&raw const (*walk.before).frames).cast::<Frame>(), (&raw const (*walk.before).rules).cast::<u32>())
+    let (addresses, cfas, rules) = unsafe {
+        (
+            (&raw const (*walk.before).addresses).cast::<u64>(),
+            (&raw const (*walk.before).cfas).cast::<u64>(),
+            (&raw const (*walk.before).rules).cast::<u32>(),
+        )
     };
     let mut at = now.at;
     for _ in 0..2 {
         // SAFETY: the index is below the length.
-        if at >= now.before_count || unsafe { (*frames.add((at & LAST) as usize)).cfa } > now.sp {
+        if at >= now.before_count || unsafe { *cfas.add((at & LAST) as usize) } > now.sp {
             break;
         }
         at += 1;
@@ -299,7 +310,7 @@ fn partner(walk: &Walk) -> Partner {
     // Far behind: the stack before was deeper. Frames lie in order, but for those on other stacks; what is missed then
     // is found in the end.
     // SAFETY: the index is below the length.
-    if at < now.before_count && unsafe { (*frames.add((at & LAST) as usize)).cfa } <= now.sp {
+    if at < now.before_count && unsafe { *cfas.add((at & LAST) as usize) } <= now.sp {
         at = first_beyond(walk.tid, now.sp, at as u64 | (now.before_count as u64) << 32);
     }
     now.at = at;
@@ -307,7 +318,7 @@ fn partner(walk: &Walk) -> Partner {
         return Partner { address: 0, rule: 0 };
     }
     // SAFETY: the index is below the length.
-    unsafe { Partner { address: (*frames.add((at & LAST) as usize)).address, rule: *rules.add((at & LAST) as usize) } }
+    unsafe { Partner { address: *addresses.add((at & LAST) as usize), rule: *rules.add((at & LAST) as usize) } }
 }
 
 /// Of a thread's stack before, the first frame from `low` up to `high` (the halves of `range`) that lies further out than `sp`, by
@@ -316,11 +327,11 @@ fn partner(walk: &Walk) -> Partner {
 #[inline(never)]
 pub extern "C" fn first_beyond(tid: u32, sp: u64, range: u64) -> u32 {
     let (mut low, mut high) = (range as u32, (range >> 32) as u32);
-    let Some(frames) = before(tid) else { return low };
+    let Some(cfas) = cfas_before(tid) else { return low };
     for _ in 0..9 {
         let middle = (low + high) >> 1;
         // SAFETY: the index is below the length.
-        if low < high && unsafe { (*frames.add((middle & LAST) as usize)).cfa } <= sp {
+        if low < high && unsafe { *cfas.add((middle & LAST) as usize) } <= sp {
             low = middle + 1;
         } else {
             high = middle;
@@ -417,14 +428,19 @@ fn note(walk: &Walk, cfa: u64, rule: Rule) {
     let address = now.address;
     let index = now.count & LAST;
     // SAFETY: the index is below the length, in map values of this thread alone.
-    let partner = unsafe {
-        *(&raw mut (*walk.buffer).frames).cast::<Frame>().add(index as usize) = Frame { address, cfa };
+    let (partner, partner_cfa) = unsafe {
+        *(&raw mut (*walk.buffer).addresses).cast::<u64>().add(index as usize) = address;
+        *(&raw mut (*walk.buffer).cfas).cast::<u64>().add(index as usize) = cfa;
         *(&raw mut (*walk.buffer).rules).cast::<u32>().add(index as usize) = rule.0;
-        &*(&raw const (*walk.before).frames).cast::<Frame>().add((now.at & LAST) as usize)
+        let at = (now.at & LAST) as usize;
+        (
+            *(&raw const (*walk.before).addresses).cast::<u64>().add(at),
+            *(&raw const (*walk.before).cfas).cast::<u64>().add(at),
+        )
     };
     now.count = index + 1;
     let at = now.at;
-    if at < now.before_count && partner.address == address && partner.cfa == cfa {
+    if at < now.before_count && partner == address && partner_cfa == cfa {
         let goes_on = now.run != NO_RUN && at.wrapping_sub(now.run_before) == index.wrapping_sub(now.run);
         if !goes_on {
             now.run = index;
@@ -445,6 +461,7 @@ fn kept(walk: &mut Walk) -> u32 {
     let now = walk.now();
     let (count, before_count) = (now.count, now.before_count);
     if count == 0 || before_count == 0 {
+        now.run = 0;
         return 0;
     }
     let aligned = now.run != NO_RUN && now.at == before_count;
@@ -467,24 +484,49 @@ unsafe extern "C" fn compare(_index: u32, walk: *mut Walk) -> u64 {
     0
 }
 
-/// Whether both lists have a frame with `run` frames outside of it, and the same.
+/// Two frames with as many frames outside of them, one of each list.
+struct Partners {
+    address: u64,
+    address_before: u64,
+    cfa: u64,
+    cfa_before: u64,
+}
+
+/// The frames of both lists with `run` frames outside of them.
 #[inline(always)]
-fn partners_agree(walk: &Walk) -> bool {
+fn partners(walk: &Walk) -> Option<Partners> {
     let now = walk.now();
     let ours = now.count.wrapping_sub(now.run).wrapping_sub(1);
     if ours > LAST {
-        return false;
+        return None;
     }
     // SAFETY: the index is below the length. Volatile: the compiler must not join both tests of an index into one, which
     // the verifier does not follow.
-    let frame = unsafe { (&raw const (*walk.buffer).frames).cast::<Frame>().add(ours as usize).read_volatile() };
+    let (address, cfa) = unsafe {
+        (
+            (&raw const (*walk.buffer).addresses).cast::<u64>().add(ours as usize).read_volatile(),
+            (&raw const (*walk.buffer).cfas).cast::<u64>().add(ours as usize).read_volatile(),
+        )
+    };
     let theirs = now.before_count.wrapping_sub(now.run).wrapping_sub(1);
     if theirs > LAST {
-        return false;
+        return None;
     }
     // SAFETY: the index is below the length.
-    let partner = unsafe { &*(&raw const (*walk.before).frames).cast::<Frame>().add(theirs as usize) };
-    frame.address == partner.address && frame.cfa == partner.cfa
+    let (address_before, cfa_before) = unsafe {
+        (
+            *(&raw const (*walk.before).addresses).cast::<u64>().add(theirs as usize),
+            *(&raw const (*walk.before).cfas).cast::<u64>().add(theirs as usize),
+        )
+    };
+    Some(Partners { address, address_before, cfa, cfa_before })
+}
+
+/// Whether both lists have a frame with `run` frames outside of it, and the same.
+#[inline(always)]
+fn partners_agree(walk: &Walk) -> bool {
+    partners(walk)
+        .is_some_and(|partners| partners.address == partners.address_before && partners.cfa == partners.cfa_before)
 }
 
 /// A return probe replaces a return address by the kernel's trampoline, which is page aligned; the pending call

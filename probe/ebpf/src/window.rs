@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_user};
 use probe_abi::WINDOW_BYTES;
 
-use crate::walk::{LAST, Walk, before};
+use crate::walk::{LAST, Walk, cfas_before};
 
 /// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
 const BELOW: u64 = 64;
@@ -43,9 +43,9 @@ pub(crate) fn read(walk: &Walk, at: u64) -> Option<u64> {
 #[inline(never)]
 pub extern "C" fn reach(tid: u32, range: u64, mut last: u64) -> u64 {
     let (first, count) = (range as u32, (range >> 32) as u32);
-    let Some(frames) = before(tid) else { return last };
+    let Some(cfas) = cfas_before(tid) else { return last };
     // SAFETY: the index is below the length.
-    let cfa = |at: u32| unsafe { (*frames.add((at & LAST) as usize)).cfa };
+    let cfa = |at: u32| unsafe { *cfas.add((at & LAST) as usize) };
     let outermost = cfa(count.wrapping_sub(1));
     if outermost.wrapping_sub(last) <= FAR_BYTES {
         return outermost;

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "records are plain bytes written by our programs in the layout of the ABI")]
 
-use probe_abi::{CompactRecord, Frame, LossRecord, Record, TextRecord};
+use probe_abi::{CompactRecord, LossRecord, Record, RecordKind, TextRecord, WalkedRecord};
 
 fn read<T>(bytes: &[u8]) -> Option<T> {
     // SAFETY: only called for ABI types, for which every bit pattern is a value, and only within the bytes.
@@ -18,6 +18,10 @@ pub(super) fn compact(bytes: &[u8]) -> Option<CompactRecord> {
     if bytes.len() == size_of::<CompactRecord>() { read(bytes) } else { None }
 }
 
+pub(super) fn walked(bytes: &[u8]) -> Option<WalkedRecord> {
+    if bytes.first() == Some(&(RecordKind::Walked as u8)) { read(bytes) } else { None }
+}
+
 pub(super) fn loss(bytes: &[u8]) -> Option<LossRecord> {
     read(bytes)
 }
@@ -26,15 +30,14 @@ pub(super) fn text(bytes: &[u8]) -> Option<TextRecord> {
     read(bytes)
 }
 
-pub(super) fn frames(bytes: &[u8], count: u16) -> impl DoubleEndedIterator<Item = Frame> + Clone {
-    let frames = bytes.get(size_of::<Record>()..).unwrap_or_default();
-    frames.chunks_exact(size_of::<Frame>()).take(usize::from(count)).filter_map(read::<Frame>)
+/// Addresses of frames, behind `from` bytes.
+pub(super) fn frames(bytes: &[u8], from: usize, count: u16) -> impl DoubleEndedIterator<Item = u64> + Clone {
+    let frames = bytes.get(from..).unwrap_or_default();
+    frames.chunks_exact(size_of::<u64>()).take(usize::from(count)).filter_map(read::<u64>)
 }
 
 #[cfg(test)]
 mod tests {
-    use probe_abi::RecordKind;
-
     use super::*;
 
     /// What a compact record leaves out comes back from what its reader knows; what does not fit is no compact record.

@@ -18,7 +18,7 @@ use std::sync::{
 };
 
 use hashbrown::HashMap;
-use probe_abi::{Frame, LossRecord, Record, RecordKind, ThreadState, unwind::WalkEnd};
+use probe_abi::{LossRecord, Record, RecordKind, ThreadState, WalkedRecord, unwind::WalkEnd};
 use trace_format::{
     DomainId, EntryId, StackId, ThreadId, TraceWriter, WriteError,
     event::{self, Op, Walk},
@@ -157,7 +157,8 @@ impl Intake {
     /// before was about.
     #[inline]
     pub(crate) fn foresee(&self, bytes: &[u8]) {
-        let what = match layout::compact(bytes) {
+        let compact = layout::compact(bytes).or_else(|| layout::walked(bytes).map(|walked| walked.compact));
+        let what = match compact {
             Some(compact) => Some((compact.descriptor(), compact.pointer())),
             None => layout::record(bytes).map(|record| (record.descriptor, record.pointer)),
         };
@@ -171,13 +172,14 @@ impl Intake {
 
     /// One record from the ring.
     pub(crate) fn record(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let near_ns = self.start_ns + self.last_ns;
         if let Some(compact) = layout::compact(bytes) {
-            if compact.tid() != self.last_caller.0 {
-                let pid = self.callers.get(&compact.tid()).map_or(0, |caller| caller.pid);
-                self.last_caller = (compact.tid(), pid);
-            }
-            let record = compact.whole(self.last_caller.1, self.start_ns + self.last_ns);
-            return self.call(&record, layout::frames(bytes, 0));
+            let record = compact.whole(self.pid_of(compact.tid()), near_ns);
+            return self.call(&record, layout::frames(bytes, 0, 0));
+        }
+        if let Some(walked) = layout::walked(bytes) {
+            let record = walked.whole(self.pid_of(walked.compact.tid()), near_ns);
+            return self.call(&record, layout::frames(bytes, size_of::<WalkedRecord>(), walked.frame_count));
         }
         if bytes.first() == Some(&(RecordKind::Loss as u8)) {
             return match layout::loss(bytes) {
@@ -195,13 +197,22 @@ impl Intake {
             self.orphan_count += 1;
             return Ok(());
         };
-        self.call(&record, layout::frames(bytes, record.frame_count))
+        self.call(&record, layout::frames(bytes, size_of::<Record>(), record.frame_count))
+    }
+
+    /// The process that a thread's record before named; 0 where there was none.
+    #[inline]
+    fn pid_of(&mut self, tid: u32) -> u32 {
+        if tid != self.last_caller.0 {
+            self.last_caller = (tid, self.callers.get(&tid).map_or(0, |caller| caller.pid));
+        }
+        self.last_caller.1
     }
 
     fn call(
         &mut self,
         record: &Record,
-        frames: impl DoubleEndedIterator<Item = Frame> + Clone,
+        frames: impl DoubleEndedIterator<Item = u64> + Clone,
     ) -> Result<(), WriteError> {
         let Some(row) = self.rows.get(record.descriptor as usize).and_then(Option::as_ref) else {
             self.orphan_count += 1;
@@ -225,7 +236,7 @@ impl Intake {
         let walked = if record.walk_end == WalkEnd::NotTaken as u8 {
             None
         } else {
-            caller.stack.apply(usize::from(record.kept), frames, &mut nodes)
+            caller.stack.apply(usize::from(record.kept), record.same_cfa != 0, frames, &mut nodes)
         };
         if record.walk_end == WalkEnd::UnknownCode as u8 && nodes.target.wants_another_look(record.time_ns) {
             self.signals.look_again(record.pid);

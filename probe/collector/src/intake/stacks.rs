@@ -12,7 +12,7 @@
 //! Frames that are kept are the same activations. The first one that is not may still be: its function and CFA are what
 //! they were, and only the call it is in has *moved*. All frames further in are new.
 
-use probe_abi::{Frame, unwind::WalkEnd};
+use probe_abi::unwind::WalkEnd;
 use trace_format::{
     StackId,
     event::{StackQuality, Walk},
@@ -23,7 +23,6 @@ use super::nodes::Place;
 /// A frame of a thread's stack now.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    cfa: u64,
     address: u64,
     place: Place,
 }
@@ -49,12 +48,14 @@ pub(super) trait Nodes {
 }
 
 impl ThreadStack {
-    /// Applies what a record says: the outermost `kept` frames stay, `fresh` ones (the innermost first) follow. `None` where
-    /// there are not as many to keep: the record belongs to a stack that is not known here.
+    /// Applies what a record says: the outermost `kept` frames stay, `fresh` ones (their addresses, the innermost first) follow,
+    /// the outermost of which has the CFA of the one in its place before, or has not. `None` where there are not as many to keep:
+    /// the record belongs to a stack that is not known here.
     pub(super) fn apply(
         &mut self,
         kept: usize,
-        fresh: impl DoubleEndedIterator<Item = Frame> + Clone,
+        same_cfa: bool,
+        fresh: impl DoubleEndedIterator<Item = u64> + Clone,
         nodes: &mut impl Nodes,
     ) -> Option<(StackId, bool, u32)> {
         let before = self.frames.len();
@@ -73,22 +74,22 @@ impl ThreadStack {
             }
         }
         let mut parent = if kept == 0 { Place::ROOT } else { self.frames[kept - 1].place };
-        nodes.foresee(parent, fresh.clone().rev().map(|frame| frame.address));
+        nodes.foresee(parent, fresh.clone().rev());
         let (mut depth, mut shared, mut moved) = (kept, true, false);
         let mut renewed = 0;
-        for frame in fresh.rev() {
+        for address in fresh.rev() {
             let known = self.frames.get_mut(depth);
             let place = match &known {
                 // The same call under the same node: nothing to look up.
-                Some(old) if shared && same_code && old.address == frame.address => old.place,
-                _ => nodes.node(parent, frame.address),
+                Some(old) if shared && same_code && old.address == address => old.place,
+                _ => nodes.node(parent, address),
             };
-            let now = Known { cfa: frame.cfa, address: frame.address, place };
+            let now = Known { address, place };
             match known {
                 Some(old) => {
                     let (before, node) = (old.place.node, place.node);
                     if depth == kept {
-                        moved = old.cfa == frame.cfa && before != node && nodes.same_function(before, node);
+                        moved = same_cfa && before != node && nodes.same_function(before, node);
                     }
                     shared &= before == node;
                     renewed += u32::from(shared);
@@ -159,37 +160,36 @@ mod tests {
         }
     }
 
-    fn frames(list: &[(u64, u64)]) -> Vec<Frame> {
-        list.iter().map(|&(address, cfa)| Frame { address, cfa }).collect()
-    }
-
     #[test]
     fn a_stack_grows_from_what_is_kept() {
         let (mut tree, mut stack) = (Tree::default(), ThreadStack::default());
-        let first = stack.apply(0, frames(&[(301, 30), (201, 40), (101, 50)]).into_iter(), &mut tree);
-        let (inner, moved, renewed) = first.expect("nothing to keep");
+        let mut apply = |kept, same_cfa, fresh: &[u64]| stack.apply(kept, same_cfa, fresh.iter().copied(), &mut tree);
+        let (inner, moved, renewed) = apply(0, false, &[301, 201, 101]).expect("nothing to keep");
         assert!(!moved && renewed == 0);
         // Only the innermost call moved, within its function and frame.
-        let (other, moved, renewed) = stack.apply(2, frames(&[(305, 30)]).into_iter(), &mut tree).expect("2 are there");
+        let (other, moved, renewed) = apply(2, true, &[305]).expect("2 are there");
         assert!(other != inner && moved && renewed == 0);
+        // Another function in the frame's place.
+        let (_, moved, renewed) = apply(2, true, &[405]).expect("2 are there");
+        assert!(!moved && renewed == 0);
         // Back to the first stack: the same node, but the frame in the middle is a new activation (its CFA differs).
-        let (again, moved, renewed) =
-            stack.apply(1, frames(&[(301, 30), (201, 44)]).into_iter(), &mut tree).expect("1 is there");
+        let (again, moved, renewed) = apply(1, false, &[301, 201]).expect("1 is there");
         assert!(again == inner && !moved && renewed == 1, "the frame at 201 is shared by name only: {renewed}");
         // The same stack once more: everything is kept.
-        assert_eq!(stack.apply(3, frames(&[]).into_iter(), &mut tree), Some((inner, false, 0)));
-        assert_eq!(stack.apply(4, frames(&[]).into_iter(), &mut tree), None, "it never had four");
-        assert_eq!(stack.apply(1, frames(&[]).into_iter(), &mut tree), None, "and now nothing is known");
+        assert_eq!(apply(3, false, &[]), Some((inner, false, 0)));
+        assert_eq!(apply(4, false, &[]), None, "it never had four");
+        assert_eq!(apply(1, false, &[]), None, "and now nothing is known");
     }
+
     #[test]
     fn a_frame_is_looked_up_again_once_addresses_mean_something_else() {
         let (mut tree, mut stack) = (Tree::default(), ThreadStack::default());
-        let both = [(201, 40), (101, 50)];
-        let (before, ..) = stack.apply(0, frames(&both).into_iter(), &mut tree).expect("nothing to keep");
+        let both = [201, 101];
+        let (before, ..) = stack.apply(0, false, both.into_iter(), &mut tree).expect("nothing to keep");
         // What forgets its nodes gives new ones.
         (tree.0, tree.2) = (HashMap::from([((StackId::EMPTY, 1), StackId(1))]), 1);
         tree.1 = vec![1];
-        let (after, ..) = stack.apply(0, frames(&both).into_iter(), &mut tree).expect("nothing to keep");
+        let (after, ..) = stack.apply(0, false, both.into_iter(), &mut tree).expect("nothing to keep");
         assert_ne!(before, after);
     }
 }
