@@ -47,7 +47,7 @@ use self::fit::Bench;
 use self::phases::Phases;
 use self::proof::verdict;
 use self::study::study;
-use crate::doubt::{Doubt, doubts};
+use crate::doubt::{Doubt, doubts, phases_left_out};
 use crate::names::Names;
 use crate::phases::View;
 use crate::profile::Profile;
@@ -77,7 +77,7 @@ pub struct ArenaOptions {
     pub max_peak: f64,
     /// Functions that allocate on behalf of others.
     pub wrappers: Wrappers,
-    /// Profiles of compilers: which phases arenas are in.
+    /// Profiles of compilers: which phases arenas are in, and what markers mean, whose phases are scopes.
     pub profiles: Vec<Profile>,
     /// Threads that decode.
     pub decoders: usize,
@@ -107,7 +107,7 @@ pub struct Arenas {
 /// Looks for arenas, as many plans at a time as there are processors. `progress` is told how many more events were read, over all
 /// passes.
 ///
-/// Memory: what `Survey` and `Simulation` keep of each trace that is read at a time.
+/// Memory: what `Survey` and `Simulation` keep of each trace that is read at a time, and the `View` of each.
 ///
 /// # Errors
 /// A file became unreadable.
@@ -174,6 +174,10 @@ pub fn arenas<'a>(
         }
     }
     let mut all_doubts: Vec<Doubt> = Vec::new();
+    let left_out: u64 = views.iter().map(View::left_out_count).sum();
+    if left_out > 0 {
+        all_doubts.push(phases_left_out(left_out));
+    }
     for (input, studied) in inputs.iter().zip(&studied) {
         for doubt in doubts(input.trace, &studied.outcome) {
             if !all_doubts.contains(&doubt) {

@@ -43,6 +43,10 @@ pub enum DoubtKind {
     FreesUnseen,
     /// Operations of a newer version.
     UnknownOperations,
+    /// Phases that markers end and that are no scopes.
+    PhasesLeftOut,
+    /// A plan's phases that the trace does not have.
+    PhasesMissing,
 }
 
 /// All reasons to doubt the results of a replay, the gravest first.
@@ -55,6 +59,30 @@ pub fn doubts(trace: &Trace, outcome: &Outcome) -> Vec<Doubt> {
     inferred(outcome, &mut say);
     frees_unseen(trace, outcome, &mut say);
     doubts
+}
+
+/// Phases whose instances are not all scopes of arenas.
+pub(crate) fn phases_left_out(instance_count: u64) -> Doubt {
+    let instances = plural(instance_count, "instance", "instances");
+    Doubt {
+        kind: DoubtKind::PhasesLeftOut,
+        sentence: format!(
+            "{instances} of phases that markers end do not nest with the calls of their thread, or too little is known of the \
+             stacks at their begin and end: what is born in them has no arena by phase, and figures of a phase are without them."
+        ),
+    }
+}
+
+/// Scopes of a plan that nothing in the trace stands for.
+pub(crate) fn phases_missing(scopes: &[String]) -> Doubt {
+    Doubt {
+        kind: DoubtKind::PhasesMissing,
+        sentence: format!(
+            "The plan has arenas for {}, which the trace does not have (its markers are other ones, or mean something else without \
+             the plan's --profile): what would be in them is left with malloc.",
+            scopes.join(", ")
+        ),
+    }
 }
 
 fn place(loss: &Loss) -> String {

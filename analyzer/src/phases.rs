@@ -11,6 +11,7 @@ mod view;
 pub use markers::Markers;
 pub use rules::{Definition, PhaseId, Rules};
 pub use segments::{Paths, segments};
+pub(crate) use tracker::row_path;
 pub use tracker::{Change, OUTSIDE, OpenPhase, PhaseSource, Row, RowId, Tracker, open_since};
 pub use view::View;
 pub(crate) use view::{IN_PHASE, MODULE as PHASES_MODULE, Weaver, first_phase, phase_of};

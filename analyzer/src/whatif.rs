@@ -51,10 +51,10 @@ use self::stages::{Both, OnlyOf};
 use self::worker::{HeapKind, Measured, Order};
 use self::writer::Writer;
 use crate::arenas::{Following, Placement, Plan, Policy, Simulation};
-use crate::doubt::doubts;
+use crate::doubt::{doubts, phases_missing};
 use crate::error::AnalysisError;
 use crate::names::Names;
-use crate::phases::View;
+use crate::phases::{View, phase_of};
 use crate::profile::Profile;
 use crate::replay::Outcome;
 use crate::selection::{Selection, Wanted};
@@ -97,6 +97,8 @@ pub struct Written {
     pub header: Header,
     /// What the simulation says of the same.
     pub predicted: Predicted,
+    /// Scopes of the plan that nothing in the trace stands for: phases.
+    pub missing_scopes: Vec<String>,
 }
 
 impl Recorded<'_> {
@@ -137,6 +139,8 @@ impl Recorded<'_> {
         } else {
             View::plain(self.trace, self.names)
         };
+        let scopes = plan.arenas.iter().map(|arena| &arena.scope).filter(|scope| phase_of(scope).is_some());
+        let missing_scopes = scopes.filter(|scope| !view.has(scope)).cloned().collect();
         let tables = view.tables();
         let placement = Placement::of(plan, tables, view.names(), self.wrappers);
         let file = BufWriter::new(File::create(path).map_err(unwritten)?);
@@ -159,7 +163,7 @@ impl Recorded<'_> {
                 predicted.handed_over += broken.handed_over.count;
             }
         }
-        Ok(Written { path: path.to_owned(), header, predicted })
+        Ok(Written { path: path.to_owned(), header, predicted, missing_scopes })
     }
 
     /// Replays scripts, and says what came of it. `progress` is told of runs done.
@@ -207,6 +211,11 @@ impl Recorded<'_> {
             Tried::new(setup.allocator.to_string(), &setup.plain, with)
         });
         let row = &self.trace.tables.processes[process.index()];
+        let missing = plan.map_or(&[][..], |plan| &plan.missing_scopes);
+        let mut all_doubts = doubts(self.trace, self.outcome);
+        if !missing.is_empty() {
+            all_doubts.push(phases_missing(missing));
+        }
         Ok(WhatIf {
             schema: 1,
             subject: Subject {
@@ -222,7 +231,7 @@ impl Recorded<'_> {
             fragmented: options.fragment,
             predicted,
             tried: tried.collect(),
-            doubts: doubts(self.trace, self.outcome),
+            doubts: all_doubts,
         })
     }
 }

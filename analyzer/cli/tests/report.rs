@@ -142,6 +142,31 @@ fn no_sentence_is_without_a_figure() {
 }
 
 #[test]
+fn no_part_is_more_than_the_whole() {
+    fn check(value: &Value, trace: &str, count: &mut u64) {
+        match value {
+            Value::Object(fields) => {
+                for (name, figure) in fields.get("figures").and_then(Value::as_object).into_iter().flatten() {
+                    if let (true, Some(share)) = (name.ends_with("share"), figure.as_f64()) {
+                        assert!((0.0..=1.0).contains(&share), "{trace}: {name} of {}", fields["sentence"]);
+                        *count += 1;
+                    }
+                }
+                fields.values().for_each(|field| check(field, trace, count));
+            }
+            Value::Array(items) => items.iter().for_each(|item| check(item, trace, count)),
+            _ => {}
+        }
+    }
+    let workshop = Workshop::new();
+    for trace in TRACES {
+        let mut count = 0;
+        check(&json(&workshop, trace), trace, &mut count);
+        assert!(count > 0, "{trace}: no shares");
+    }
+}
+
+#[test]
 fn tables_are_well_formed() {
     let workshop = Workshop::new();
     for trace in TRACES {

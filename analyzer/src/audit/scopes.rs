@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
-use trace_format::{ProcessId, Trace};
+use trace_format::{ProcessId, ThreadId, Trace};
 
 use super::homes::Homes;
 use crate::error::AnalysisError;
@@ -190,10 +190,22 @@ impl Scopes {
             way.realloc_count += cell.realloc_count;
             way.bytes += cell.alloc_bytes;
         }
-        for ((row, home), amount) in homes {
-            let row = row.0 as usize;
-            *scopes.phases[phase_of_row[row]].homes.entry(*home).or_default() += *amount;
-            *scopes.threads[thread_of_row[row]].homes.entry(*home).or_default() += *amount;
+        let row_at: HashMap<(ThreadId, &str), usize> = study
+            .collected
+            .phases
+            .iter()
+            .enumerate()
+            .map(|(at, row)| ((row.thread, scopes.phases[phase_of_row[at]].path.as_str()), at))
+            .collect();
+        let found: Vec<(usize, usize, Amount)> = homes
+            .iter()
+            .filter_map(|((thread, path, home), amount)| {
+                Some((*row_at.get(&(*thread, path.as_str()))?, *home, *amount))
+            })
+            .collect();
+        for (row, home, amount) in found {
+            *scopes.phases[phase_of_row[row]].homes.entry(home).or_default() += amount;
+            *scopes.threads[thread_of_row[row]].homes.entry(home).or_default() += amount;
         }
         let name = |function: u32| {
             if function == u32::MAX { "[no stack]".to_owned() } else { functions.name(function).to_owned() }

@@ -9,7 +9,7 @@ use super::timeline::Timeline;
 use crate::activations::Activations;
 use crate::leaks::Functions;
 use crate::names::Names;
-use crate::phases::{Markers, Paths, PhaseSource, RowId, Rules, Tracker, segments};
+use crate::phases::{Markers, Paths, PhaseSource, RowId, Rules, Tracker, row_path, segments};
 use crate::profile::{Profile, in_use};
 use crate::replay::{Outcome, replay, replay_with};
 use crate::wrappers::Wrappers;
@@ -43,15 +43,7 @@ pub struct Study {
 impl Study {
     /// Names of a phase and of those around it, outermost first.
     pub fn phase_path(&self, row: RowId) -> Vec<&str> {
-        let rows = &self.collected.phases;
-        let mut names = vec![rows[row.0 as usize].name.as_str()];
-        let mut at = rows[row.0 as usize].parent;
-        while let Some(parent) = at {
-            names.push(rows[parent.0 as usize].name.as_str());
-            at = rows[parent.0 as usize].parent;
-        }
-        names.reverse();
-        names
+        row_path(&self.collected.phases, row)
     }
 }
 

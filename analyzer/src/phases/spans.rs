@@ -12,11 +12,12 @@
 //! `Timer::drop`): so none of them goes on at the thread's next event. Only then is there a place for it on a stack. What began where
 //! no stack is known, or does not end by a marker, has none. Memory: 40 bytes for each.
 
+use foldhash::{HashMap, HashMapExt};
 use trace_format::{Event, Op, Sequence, StackId, StackQuality, Tables, ThreadId};
 
 use super::markers::Markers;
 use super::rules::Rules;
-use super::tracker::{Change, OpenPhase, Tracker};
+use super::tracker::{Change, OpenPhase, RowId, Tracker};
 use crate::activations::Activations;
 use crate::names::Names;
 use crate::profile::{Profile, in_use};
@@ -28,9 +29,10 @@ pub(super) struct Span {
     pub(super) begin: Sequence,
     /// The marker event that ends it, the first one after it.
     pub(super) end: Sequence,
-    /// Stack of the begin.
+    /// The frames that it lies in, the last of them as far on in its function as it was seen at the begin or before the end: so a
+    /// thread that is back before that at its next event has gone back.
     pub(super) stack: StackId,
-    /// Frames of that stack that it lies in; one at least.
+    /// How many they are; one at least.
     pub(super) depth: u32,
     /// Index of its name.
     pub(super) name: u32,
@@ -43,6 +45,8 @@ pub(super) struct Spans {
     pub(super) of_thread: Vec<Vec<Span>>,
     /// Names of phases.
     pub(super) names: Vec<String>,
+    /// Instances that end by a marker and do not nest, or of whose begin or end too little is known.
+    pub(super) left_out_count: u64,
 }
 
 /// A phase that has begun.
@@ -65,6 +69,10 @@ pub(super) struct Finder<'t> {
     /// By thread, those that have ended since the last event with a whole stack.
     ended: Vec<Vec<usize>>,
     names: Vec<String>,
+    /// By row of the tracker.
+    name_of: HashMap<RowId, u32>,
+    ended_count: u64,
+    tables: &'t Tables,
 }
 
 impl<'t> Finder<'t> {
@@ -83,6 +91,9 @@ impl<'t> Finder<'t> {
             found: vec![Vec::new(); tables.threads.len()],
             ended: vec![Vec::new(); tables.threads.len()],
             names: Vec::new(),
+            name_of: HashMap::new(),
+            ended_count: 0,
+            tables,
         }
     }
 
@@ -101,8 +112,10 @@ impl<'t> Finder<'t> {
 
     /// What was found.
     pub(super) fn finish(self) -> Spans {
-        let of_thread = self.found.into_iter().map(|spans| spans.into_iter().flatten().collect()).collect();
-        Spans { of_thread, names: self.names }
+        let of_thread: Vec<Vec<Span>> =
+            self.found.into_iter().map(|spans| spans.into_iter().flatten().collect()).collect();
+        let count: usize = of_thread.iter().map(Vec::len).sum();
+        Spans { of_thread, names: self.names, left_out_count: self.ended_count - count as u64 }
     }
 
     fn begins(&mut self, thread: ThreadId, phase: OpenPhase, event: &Event) {
@@ -114,6 +127,7 @@ impl<'t> Finder<'t> {
     }
 
     fn ends(&mut self, thread: ThreadId, phase: OpenPhase, event: &Event) {
+        self.ended_count += 1;
         let begun = &mut self.begun[thread.index()];
         let Some(at) = begun.iter().rposition(|begun| begun.phase.instance == phase.instance) else { return };
         let is_innermost = at + 1 == begun.len();
@@ -121,16 +135,24 @@ impl<'t> Finder<'t> {
         let is_marker = matches!(event.op, Op::Marker { .. }) && event.thread == thread;
         let Some(open) = self.tracker.activations().of(thread).filter(|_| is_marker && is_innermost) else { return };
         let depth = open.scope(phase.since);
-        if depth == 0 {
-            return;
-        }
-        let name = self.tracker.rows()[phase.row.0 as usize].name.clone();
-        let name = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            self.names.push(name);
-            self.names.len() - 1
-        });
+        let Some(last) = depth.checked_sub(1).map(|at| open.nodes()[at]) else { return };
+        let first = cut(self.tables, stack, self.tracker.activations().depth(stack), depth as u32);
+        let stack = further_on(self.tables, first, last);
+        let name = match self.name_of.get(&phase.row) {
+            Some(name) => *name,
+            None => {
+                let name = self.tracker.rows()[phase.row.0 as usize].name.clone();
+                // Several rows may be of one name.
+                let known = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
+                    self.names.push(name);
+                    self.names.len() - 1
+                });
+                self.name_of.insert(phase.row, known as u32);
+                known as u32
+            }
+        };
         let (begin, end) = (phase.since, event.sequence);
-        self.found[thread.index()][at] = Some(Span { begin, end, stack, depth: depth as u32, name: name as u32 });
+        self.found[thread.index()][at] = Some(Span { begin, end, stack, depth: depth as u32, name });
         self.ended[thread.index()].push(at);
     }
 
@@ -148,6 +170,21 @@ impl<'t> Finder<'t> {
             }
         }
     }
+}
+
+/// The outer `to` of a stack's `from` frames.
+fn cut(tables: &Tables, mut stack: StackId, from: u32, to: u32) -> StackId {
+    for _ in to..from {
+        stack = tables.stacks[stack.index()].parent;
+    }
+    stack
+}
+
+/// Of two stacks that differ in their last call only, the one whose call is further on in its function.
+fn further_on(tables: &Tables, one: StackId, other: StackId) -> StackId {
+    let frame = |stack: StackId| tables.frames[tables.stacks[stack.index()].frame.index()];
+    let (first, second) = (frame(one), frame(other));
+    if first.module == second.module && second.address > first.address { other } else { one }
 }
 
 /// Whether all frames of an event's stack are known.

@@ -393,6 +393,18 @@ impl OpenPhase {
     }
 }
 
+/// Names of a row's phase and of those around it, outermost first.
+pub(crate) fn row_path(rows: &[Row], row: RowId) -> Vec<&str> {
+    let mut names = vec![rows[row.0 as usize].name.as_str()];
+    let mut at = rows[row.0 as usize].parent;
+    while let Some(parent) = at {
+        names.push(rows[parent.0 as usize].name.as_str());
+        at = rows[parent.0 as usize].parent;
+    }
+    names.reverse();
+    names
+}
+
 /// Phases open at a birth that are still open: those begun no later.
 pub fn open_since(open: &[OpenPhase], birth: Sequence) -> usize {
     open.partition_point(|phase| phase.since <= birth)

@@ -13,7 +13,9 @@
 //! What an event says of the calls that go on (`Walk`) is true of woven stacks, too, counted with what was woven in; where a phase
 //! has begun or ended since the thread's last event, all calls go on that lie around it, and the one that it lies in has moved.
 //!
-//! Memory: the nodes of the stack tree that phases are on, twice; time for each event: a look into a table, while a phase is open.
+//! Memory: the tables of the trace once more, 12 bytes for each of its stacks, and about 40 for each stack in each chain of phases that it
+//! is seen in, up to [`MOST_NODES`] of these; a trace with more has no phases in its view. Time for each event: a look into a table, while a
+//! phase is open.
 
 mod loom;
 #[cfg(test)]
@@ -25,7 +27,7 @@ pub(crate) use weaver::Weaver;
 use std::borrow::Cow;
 
 use foldhash::HashMap;
-use trace_format::{Frame, MarkerEnd, ReadError, StackId, Tables, Trace};
+use trace_format::{Frame, FrameId, MarkerEnd, ReadError, StackId, Tables, Trace};
 
 use self::loom::Loom;
 use super::spans::{Finder, Span};
@@ -33,8 +35,10 @@ use crate::names::Names;
 use crate::profile::Profile;
 use crate::replay::{Observer, Outcome, Replay};
 
-/// Begins the name of the function that stands for a phase. No function's own name does.
+/// Begins the name of the function that stands for a phase. No name in C, C++, Rust or Zig does.
 const PREFIX: &str = "phase ";
+/// Stacks with phases at most.
+const MOST_NODES: usize = 1 << 23;
 /// What these functions are in.
 pub(crate) const MODULE: &str = "[phases]";
 
@@ -63,6 +67,7 @@ pub struct View<'a> {
     trace: &'a Trace,
     names: Cow<'a, Names>,
     woven: Option<Woven>,
+    left_out_count: u64,
 }
 
 /// Stacks with phases.
@@ -129,7 +134,7 @@ struct Laid {
 impl<'a> View<'a> {
     /// The trace as it is.
     pub fn plain(trace: &'a Trace, names: &'a Names) -> Self {
-        Self { trace, names: Cow::Borrowed(names), woven: None }
+        Self { trace, names: Cow::Borrowed(names), woven: None, left_out_count: 0 }
     }
 
     /// With the phases that markers of the trace begin and end, if there are any: that takes two passes. `progress` is told of events.
@@ -156,8 +161,9 @@ impl<'a> View<'a> {
             progress(done);
         })?;
         let spans = finder.finish();
+        let left_out_count = spans.left_out_count;
         if spans.of_thread.iter().all(Vec::is_empty) {
-            return Ok(Self::plain(trace, names));
+            return Ok(Self { left_out_count, ..Self::plain(trace, names) });
         }
         let mut loom = Loom::new(&trace.tables, &spans);
         trace.for_each_chunk(decoders, |events| {
@@ -167,8 +173,12 @@ impl<'a> View<'a> {
             done += events.len() as u64;
             progress(done);
         })?;
+        if loom.is_full() {
+            let all = spans.of_thread.iter().map(|spans| spans.len() as u64).sum::<u64>();
+            return Ok(Self { left_out_count: left_out_count + all, ..Self::plain(trace, names) });
+        }
         let names = Cow::Owned(names.with_functions(MODULE, spans.names.iter().map(|name| stand_in(name))));
-        Ok(Self { trace, names, woven: Some(loom.finish(&trace.tables, &spans)) })
+        Ok(Self { trace, names, woven: Some(loom.finish(&trace.tables, &spans)), left_out_count })
     }
 
     /// The tables that events of the view refer to.
@@ -179,6 +189,18 @@ impl<'a> View<'a> {
     /// The names of their frames.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Instances of phases that markers end and that are not in the view: they do not nest with calls, or too little is known of them.
+    pub fn left_out_count(&self) -> u64 {
+        self.left_out_count
+    }
+
+    /// Whether a function of this name stands for a phase of the view.
+    pub(crate) fn has(&self, function: &str) -> bool {
+        let tables = self.tables();
+        let mut phases = (first_phase(tables)..tables.frames.len()).map(FrameId::from);
+        phases.any(|frame| self.names.places(frame).iter().any(|place| self.names.place(*place).function == function))
     }
 
     /// Takes the trace's events to the view, if that differs.

@@ -226,7 +226,7 @@ pub struct ThreadState {
     pub tid: u64,
     /// Time of the thread's last record, and …
     pub last_ns: u64,
-    /// … its process then; 0 before the first.
+    /// … its process then; 0 before the first, and where that was lost.
     pub last_pid: u64,
     /// Calls begun.
     pub begin_count: u64,

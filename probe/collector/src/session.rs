@@ -50,6 +50,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const ZSTD_LEVEL: i32 = 1;
 /// Precision of event times. A probed call takes longer than this, so calls of a thread nearly always have times of their own.
 const TICK_NS: u32 = 512;
+// Compact records tell their time by ticks.
+const _: () = assert!(TICK_NS == 1 << probe_abi::CompactRecord::TICK_SHIFT);
 
 /// What and how to record.
 #[derive(Debug, Clone)]
@@ -447,7 +449,8 @@ fn header(subject: &Subject, options: &Options) -> Header {
         machine: std::env::consts::ARCH.to_owned(),
         cpu_count: thread::available_parallelism().map_or(0, |count| count.get() as u32),
         start_unix_ns: machine::unix_ns(),
-        start_monotonic_ns: machine::monotonic_ns(),
+        // Ticks of the trace are ticks of the clock.
+        start_monotonic_ns: machine::monotonic_ns() / u64::from(TICK_NS) * u64::from(TICK_NS),
         tick_ns: TICK_NS,
         command,
         attached_pid,

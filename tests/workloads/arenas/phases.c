@@ -47,6 +47,7 @@ CALL static void release(struct node **list) {
 int main(int argc, char **argv) {
     long modules = argc > 1 ? atol(argv[1]) : 1, nodes = argc > 2 ? atol(argv[2]) : 1, sum = 0;
     struct node *of_stage = NULL, *of_module = NULL;
+    char *volatile outside = malloc(100);
     for (long module = 0; module < modules; module++) {
         HEAPTAPE_BEGIN("module");
         for (int stage = 0; stage < 3; stage++) {
@@ -62,6 +63,7 @@ int main(int argc, char **argv) {
         release(&of_module);
         HEAPTAPE_END("module");
     }
+    free(outside);
     printf("%ld\n", sum);
     return 0;
 }

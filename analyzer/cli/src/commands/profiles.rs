@@ -14,8 +14,8 @@ use crate::progress;
 /// Which profile is wanted.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ProfileArgs {
-    /// Take phases, wrappers and expected survivors from this profile, whatever the executable is called [default: the
-    /// built-in profile for the executable's name]
+    /// Take phases, wrappers and what else the command wants to know of a compiler from this profile, whatever the executable is
+    /// called [default: the built-in profile for the executable's name]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ use foldhash::{HashMap, HashMapExt};
 use trace_format::{Event, Frame, FrameId, Module, ModuleId, StackId, StackNode, Tables};
 
 use super::weaver::{Place, places};
-use super::{Known, Laid, MODULE, Woven};
+use super::{Known, Laid, MODULE, MOST_NODES, Woven};
 use crate::activations::depths;
 use crate::phases::spans::{Span, Spans, is_whole};
 
@@ -20,6 +20,8 @@ pub(super) struct Loom {
     /// The frame of the first phase.
     first: u32,
     path: Vec<FrameId>,
+    /// Nodes of the trace.
+    plain_count: usize,
 }
 
 impl Loom {
@@ -34,7 +36,13 @@ impl Loom {
             places: places(tables.threads.len()),
             first: tables.frames.len() as u32,
             path: Vec::new(),
+            plain_count: tables.stacks.len(),
         }
+    }
+
+    /// Whether there are more than may be: nothing more is made.
+    pub(super) fn is_full(&self) -> bool {
+        self.stacks.len() - self.plain_count >= MOST_NODES
     }
 
     /// Makes the stack that an event needs.
@@ -42,7 +50,7 @@ impl Loom {
         let thread = event.thread.index();
         let Some(place) = self.places.get_mut(thread) else { return };
         place.step(&self.spans[thread], event.sequence);
-        if place.open.is_empty() || !is_whole(event) {
+        if place.open.is_empty() || !is_whole(event) || self.stacks.len() - self.plain_count >= MOST_NODES {
             return;
         }
         let open = std::mem::take(&mut place.open);

@@ -196,9 +196,18 @@ proptest! {
         let functions = (0..woven.tables.frames.len() as u32).collect();
         let mut activations = Activations::new(&woven.tables, functions);
         let mut weaver = Weaver::new(&woven);
+        let mut plain = Activations::new(&tables, (0..tables.frames.len() as u32).collect());
+        let inside = |at: usize| nesting.iter().any(|(phase, _)| phase.begin < at && at < phase.end);
         for (at, event) in events.iter().enumerate() {
             let event = weaver.event(event);
-            activations.step(&event);
+            let (step, plain_step) = (activations.step(&event), plain.step(&events[at]));
+            // A call that went back in its function in the trace went back in the view, or is not taken to go on.
+            if let (Some(step), Some(plain_step)) = (step, plain_step)
+                && !inside(at)
+                && plain_step.fell_back
+            {
+                prop_assert!(step.fell_back || step.kept < plain_step.kept, "event {}: {:?} {:?}", at, step, plain_step);
+            }
             if !is_whole(&event) {
                 continue;
             }

@@ -68,6 +68,11 @@ mod tests {
             for near_ns in [now_ns + bits(39), now_ns - bits(39), now_ns] {
                 let whole = compact.whole(record.pid, near_ns);
                 assert_eq!(whole, Record { time_ns: now_ns / TICK_NS * TICK_NS, ..record });
+                let (frame_count, kept) = (bits(9) as u16, bits(9) as u16);
+                let walked =
+                    WalkedRecord { walk_end: 3, same_cfa: 1, frame_count, kept, compact, ..WalkedRecord::default() };
+                let expected = Record { walk_end: 3, same_cfa: 1, frame_count, kept, ..whole };
+                assert_eq!(walked.whole(record.pid, near_ns), expected);
             }
             assert_eq!((compact.descriptor(), compact.pointer()), (record.descriptor, record.pointer));
             for wide in [

@@ -123,8 +123,10 @@ pub(crate) struct Intake {
     progress: Arc<Progress>,
     signals: Arc<Signals>,
     last_thread: ThreadId,
-    /// Thread and process of the last compact record; zeros where that may have changed.
-    last_caller: (u32, u32),
+    /// By thread, the process that its last whole record named: what compact ones leave out. Kept for whoever is not known (yet), too.
+    pids: FastMap<u32, u32>,
+    /// The thread that was asked for last, and its process; zeros for none.
+    last_pid: (u32, u32),
     /// The heap that an allocator's last record was about.
     last_heap: usize,
 }
@@ -148,7 +150,8 @@ impl Intake {
             progress,
             signals,
             last_thread: ThreadId(0),
-            last_caller: (0, 0),
+            pids: FastMap::default(),
+            last_pid: (0, 0),
             last_heap: 0,
         }
     }
@@ -197,16 +200,20 @@ impl Intake {
             self.orphan_count += 1;
             return Ok(());
         };
+        if self.last_pid != (record.tid, record.pid) {
+            self.pids.insert(record.tid, record.pid);
+            self.last_pid = (record.tid, record.pid);
+        }
         self.call(&record, layout::frames(bytes, size_of::<Record>(), record.frame_count))
     }
 
-    /// The process that a thread's record before named; 0 where there was none.
+    /// The process that a thread's last whole record named; 0 where there was none.
     #[inline]
     fn pid_of(&mut self, tid: u32) -> u32 {
-        if tid != self.last_caller.0 {
-            self.last_caller = (tid, self.callers.get(&tid).map_or(0, |caller| caller.pid));
+        if tid != self.last_pid.0 {
+            self.last_pid = (tid, self.pids.get(&tid).copied().unwrap_or(0));
         }
-        self.last_caller.1
+        self.last_pid.1
     }
 
     fn call(
@@ -214,10 +221,6 @@ impl Intake {
         record: &Record,
         frames: impl DoubleEndedIterator<Item = u64> + Clone,
     ) -> Result<(), WriteError> {
-        let Some(row) = self.rows.get(record.descriptor as usize).and_then(Option::as_ref) else {
-            self.orphan_count += 1;
-            return Ok(());
-        };
         let Some(target) = self.targets.get_mut(&record.pid) else {
             self.orphan_count += 1;
             return Ok(());
@@ -228,7 +231,6 @@ impl Intake {
                 let name = names::thread_name(record.pid, record.tid);
                 let id = self.writer.thread(Thread { tid: record.tid, process: target.id, name });
                 self.callers.insert(record.tid, Caller::new(id, record.pid));
-                self.last_caller = (0, 0);
                 self.callers.get_mut(&record.tid).expect("just inserted")
             }
         };
@@ -241,6 +243,11 @@ impl Intake {
         if record.walk_end == WalkEnd::UnknownCode as u8 && nodes.target.wants_another_look(record.time_ns) {
             self.signals.look_again(record.pid);
         }
+        // Not before: the thread and its stack are known from now on, whatever becomes of this record.
+        let Some(row) = self.rows.get(record.descriptor as usize).and_then(Option::as_ref) else {
+            self.orphan_count += 1;
+            return Ok(());
+        };
         let (stack, walk) = match walked {
             Some((stack, moved, renewed)) => (stack, stacks::walk(record.walk_end, moved, renewed)),
             None => (nodes.node(Place::ROOT, record.return_address).node, Walk::NONE),

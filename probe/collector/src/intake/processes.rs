@@ -22,7 +22,6 @@ impl Intake {
     /// A change in the processes recorded. `now_ns` is its time.
     pub(crate) fn notice(&mut self, what: What, now_ns: u64) -> Result<(), WriteError> {
         let time_ns = self.later(now_ns);
-        self.last_caller = (0, 0);
         match what {
             What::Start { pid, parent, origin, name, command, shares_heap } => {
                 self.start(time_ns, pid, parent, origin, name, command, shares_heap)

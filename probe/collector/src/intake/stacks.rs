@@ -2,15 +2,15 @@
 //! and for which activations continue; not for walking it.
 //!
 //! ```text
-//!   root                                    the thread's stack before        the record
-//!    │  _start      cfa 7ff0                 ─┐
-//!    ▼  main        cfa 7fc0                  │ kept: 2                      kept = 2
-//!       parse       cfa 7f80   call at 10    ─┘                              parse  cfa 7f80  call at 20   moved
-//!       lex         cfa 7f40                                                 build  cfa 7f60               new
+//!   root    the thread's stack before        the record
+//!    │      _start                 ─┐
+//!    ▼      main                    │ kept     kept = 2, the same CFA
+//!           parse    call at 10    ─┘          parse    call at 20   moved
+//!           lex                                build                 new
 //! ```
 //!
-//! Frames that are kept are the same activations. The first one that is not may still be: its function and CFA are what
-//! they were, and only the call it is in has *moved*. All frames further in are new.
+//! Frames that are kept are the same activations. The first one that is not may still be: its function is what it was and so,
+//! says the record, is its CFA, and only the call it is in has *moved*. All frames further in are new.
 
 use probe_abi::unwind::WalkEnd;
 use trace_format::{
