@@ -48,9 +48,10 @@ impl Loom {
     /// Makes the stack that an event needs.
     pub(super) fn event(&mut self, event: &Event) {
         let thread = event.thread.index();
+        let is_full = self.is_full();
         let Some(place) = self.places.get_mut(thread) else { return };
         place.step(&self.spans[thread], event.sequence);
-        if place.open.is_empty() || !is_whole(event) || self.stacks.len() - self.plain_count >= MOST_NODES {
+        if place.open.is_empty() || !is_whole(event) || is_full {
             return;
         }
         let open = std::mem::take(&mut place.open);
