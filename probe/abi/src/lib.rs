@@ -251,19 +251,44 @@ pub struct ThreadState {
     pub pending: [Pending; PENDING_DEPTH],
 }
 
-/// A stack, and in front of its frames room for the record that they go to the ring with. Columns: only addresses go there.
+/// Frames of a stack that are not those of the thread's stack before, and in front of them room for the record that they go to
+/// the ring with. Columns, the innermost frame first: only addresses go there.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StackBuffer {
+pub struct FreshFrames {
     /// The record, at the end of its room.
     pub record: [u64; size_of::<Record>() / 8],
-    /// Address of each frame, the innermost first.
+    /// Address of each frame.
     pub addresses: [u64; MAX_FRAMES],
     /// The unwind rule of each address, an [`unwind::Rule`].
     pub rules: [u32; MAX_FRAMES],
     /// Canonical frame address of each function's frame; its callee's plus 8 where the walk ended here.
     pub cfas: [u64; MAX_FRAMES],
+    /// rbp in each function.
+    pub rbps: [u64; MAX_FRAMES],
 }
+
+/// The stack of a thread's record before. Columns, the outermost frame first: frames that stay keep their places.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownFrames {
+    /// Where the return address of each frame stands, its CFA less 8; with [`SLOT_ASIDE`] where that word does not tell whether the next frame is
+    /// what it was.
+    pub slots: [u64; MAX_FRAMES],
+    /// Address of each frame.
+    pub addresses: [u64; MAX_FRAMES],
+    /// rbp in each function; holds only where its rule says [`RULE_NEEDS_RBP`].
+    pub rbps: [u64; MAX_FRAMES],
+    /// The unwind rule of each address, an [`unwind::Rule`], and [`RULE_NEEDS_RBP`].
+    pub rules: [u32; MAX_FRAMES],
+    /// Bytes from the CFA of each frame to that of the outermost one before which no gap is wide.
+    pub extents: [u32; MAX_FRAMES],
+}
+
+/// See [`KnownFrames::slots`]. User addresses have 47 bits.
+pub const SLOT_ASIDE: u64 = 1 << 63;
+/// The CFA of the frame, or of one further out, comes from the value that rbp has in it. A rule of a row has 24 bits.
+pub const RULE_NEEDS_RBP: u32 = 1 << 31;
 
 /// Where a stack walk is. It lies in map memory, not on the program's stack, so that the verifier has nothing to follow from
 /// one frame to the next.
@@ -276,26 +301,28 @@ pub struct WalkProgress {
     pub call: u64,
     /// … `rsp` behind that call …
     pub sp: u64,
-    /// … and rbp.
+    /// … and rbp. In a run, all of these are of its first frame.
     pub rbp: u64,
     /// First address that the window holds.
     pub window_start: u64,
     /// Bytes that it holds.
     pub window_bytes: u64,
+    /// Address of the innermost frame.
+    pub innermost: u64,
     /// The process's code.
     pub space: u32,
-    /// Frames walked.
+    /// Fresh frames.
     pub count: u32,
     /// How the walk ended, an [`unwind::WalkEnd`].
     pub end: u32,
-    /// Frames of the record before.
-    pub before_count: u32,
-    /// The innermost of them that has not been passed.
-    pub at: u32,
-    /// First of the frames that agree with those before, one by one, up to the last one walked; all ones for none.
+    /// Known frames that have not been passed.
+    pub left: u32,
+    /// In a run of frames that are what they were, how many were left at its first one; 0 outside of one.
     pub run: u32,
-    /// Its partner before.
-    pub run_before: u32,
+    /// A run begins only where fewer known frames than this are left: at this one, another one ended.
+    pub run_below: u32,
+    /// Known frames that the stack still has.
+    pub kept: u32,
     /// Most frames to walk.
     pub limit: u32,
 }
@@ -306,22 +333,18 @@ pub struct WalkProgress {
 pub struct WalkState {
     /// The thread's id; 0 for a slot that nobody uses.
     pub tid: u64,
-    /// Which buffer holds the stack of the record before.
-    pub current: u32,
-    /// How many frames that has; 0 for none.
+    /// Frames of the stack of the record before; 0 for none.
     pub length: u32,
     /// The process's code when that was walked.
     pub space: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
     /// The copy of stack memory never crosses this address, where a copy failed before; 0 for none.
     pub barrier: u64,
     /// The walk now.
     pub progress: WalkProgress,
-    /// The stacks of the record before and of the one in the making.
-    pub buffers: [StackBuffer; 2],
-    /// Never used: what is read some frames behind the last one, before it is known that there is none, belongs to the map too.
-    pub behind: [u64; 8],
+    /// What it found.
+    pub fresh: FreshFrames,
+    /// The stack of the record before.
+    pub known: KnownFrames,
 }
 
 /// Copy of a piece of a thread's stack.
@@ -432,8 +455,13 @@ const _: () = {
     assert!(size_of::<Loss>() == 40);
     assert!(size_of::<LossRecord>() == 48);
     assert!(size_of::<TextRecord>() == 112);
-    assert!(size_of::<StackBuffer>() == 56 + 20 * MAX_FRAMES);
-    assert!(size_of::<WalkState>() == 32 + size_of::<WalkProgress>() + 2 * size_of::<StackBuffer>() + 64);
+    assert!(size_of::<FreshFrames>() == 56 + 28 * MAX_FRAMES);
+    assert!(size_of::<KnownFrames>() == 32 * MAX_FRAMES);
+    assert!(
+        size_of::<WalkState>() == 24 + size_of::<WalkProgress>() + size_of::<FreshFrames>() + size_of::<KnownFrames>()
+    );
+    // With the head of its map in pages of one allocation.
+    assert!(size_of::<WalkState>() < (32 << 10) - 1024);
     assert!(size_of::<CpuState>() == 80);
     assert!(size_of::<Control>() == 32);
 };

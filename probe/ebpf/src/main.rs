@@ -19,11 +19,12 @@
 #![feature(core_intrinsics)]
 
 mod calls;
+mod known;
 mod maps;
 mod marker;
 mod record;
 mod rules;
-mod same;
+mod run;
 mod threads;
 mod walk;
 mod window;

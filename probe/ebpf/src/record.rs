@@ -17,6 +17,7 @@ use probe_abi::{
 };
 
 use crate::{
+    known,
     maps::{CONTROL, CPUS, RING, STOPS},
     walk,
 };
@@ -145,19 +146,14 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, nea
     }
     // SAFETY: a map value, of this thread alone.
     let state = unsafe { &mut *walk::memory(record.tid)? };
-    let fresh = found.frame_count().wrapping_sub(found.kept());
-    if fresh > MAX_FRAMES as u32 {
-        return None;
-    }
-    let next = (state.current & 1) ^ 1;
-    let buffer = &raw mut state.buffers[(next & 1) as usize];
-    // SAFETY: a buffer of the state; in front of its frames stands the record, behind it as many frames as are sent.
+    // The mask is for the verifier.
+    let fresh = found.fresh() & (2 * MAX_FRAMES as u32 - 1);
+    let frames = &raw mut state.fresh;
+    // SAFETY: in front of the frames stands the record, behind it as many frames as are sent.
     let sent = unsafe {
-        let innermost = *(&raw const (*buffer).addresses).cast::<u64>();
-        let known = record.return_address != 0 || found.frame_count() == 0;
-        let return_address = if known { record.return_address } else { innermost };
+        let known = record.return_address != 0 || fresh + found.kept() == 0;
         let record = Record {
-            return_address,
+            return_address: if known { record.return_address } else { state.progress.innermost },
             time_ns,
             frame_count: fresh as u16,
             kept: found.kept() as u16,
@@ -167,7 +163,7 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, nea
         };
         match if near { CompactRecord::of(&record, time_ns) } else { None } {
             Some(compact) => {
-                let front = buffer.cast::<u8>().add(size_of::<Record>() - size_of::<WalkedRecord>());
+                let front = frames.cast::<u8>().add(size_of::<Record>() - size_of::<WalkedRecord>());
                 *front.cast::<WalkedRecord>() = WalkedRecord {
                     kind: RecordKind::Walked as u8,
                     walk_end: record.walk_end,
@@ -181,9 +177,9 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, nea
                 RING.output::<[u8]>(core::slice::from_raw_parts(front, length), NO_WAKEUP).is_ok()
             }
             None => {
-                *(&raw mut (*buffer).record).cast::<Record>() = record;
+                *(&raw mut (*frames).record).cast::<Record>() = record;
                 let length = size_of::<Record>() + fresh as usize * 8;
-                let bytes = core::slice::from_raw_parts(buffer.cast::<u8>(), length);
+                let bytes = core::slice::from_raw_parts(frames.cast::<u8>(), length);
                 RING.output::<[u8]>(bytes, NO_WAKEUP).is_ok()
             }
         }
@@ -193,8 +189,7 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, nea
         state.length = 0;
         return Some(false);
     }
-    state.current = next;
-    state.length = found.frame_count();
+    known::take(state, fresh, found.kept());
     Some(true)
 }
 

@@ -2,15 +2,15 @@
 //! before had already, and how the walk ended; where rules come from is `rules`' business.
 //!
 //! ```text
-//!                         ┌ frames of this call, innermost first      ┌ frames of the record before
-//!   malloc's caller   a ──┤ (address, CFA)                        x ──┤
-//!                     b   │                                       b   │  same address and CFA from here to the root:
-//!                     c   │                                       c   │  kept = 3, and only `a` goes to the ring
-//!   _start            d ──┘                                       d ──┘
+//!                     frames of this call        known frames, those of the record before
+//!   malloc's caller   a  (address, CFA)          x
+//!                     b                          b [2]   same address and CFA from here to the root:
+//!                     c                          c [1]   kept = 3, and only `a` is fresh and goes to the ring
+//!   _start            d                          d [0]
 //! ```
 //!
 //! Every frame is walked and compared, none is taken for granted: a return address deep in the stack changes while the
-//! ones around it stay. Stack memory is read through a *window*, a copy that is made anew when a slot lies outside of it:
+//! ones around it stay. Those that are what they were are walked by `run`. Stack memory is read through a *window*, a copy that is made anew when a slot lies outside of it:
 //! one copy costs about as much as two single reads. CFAs are not assumed to grow (fibers, signal
 //! stacks).
 
@@ -21,7 +21,8 @@ use core::{
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use probe_abi::{
-    MAX_FRAMES, PENDING_DEPTH, StackBuffer, WALK_SLOTS, WalkProgress, WalkState,
+    FreshFrames, KnownFrames, MAX_FRAMES, PENDING_DEPTH, RULE_NEEDS_RBP, SLOT_ASIDE, WALK_SLOTS, WalkProgress,
+    WalkState,
     unwind::{
         BASE_CFA, BASE_RBP, BASE_SAME, KIND_RBP, KIND_RSP, KIND_WIDE, Rule, SPECIAL_NONE, SPECIAL_PLT, SPECIAL_ROOT,
         SPECIAL_SIGNAL, UCONTEXT_RBP, UCONTEXT_RIP, UCONTEXT_RSP, WalkEnd,
@@ -30,10 +31,8 @@ use probe_abi::{
 
 use crate::{
     maps::{MORE_WALKS, MORE_WINDOWS, WALKS, WIDE_RULES, WINDOWS},
-    rules,
-    same::{Met, same},
-    threads,
-    window::{move_to, read},
+    rules, run, threads,
+    window::read,
 };
 
 pub(crate) const LAST: u32 = MAX_FRAMES as u32 - 1;
@@ -46,17 +45,17 @@ pub(crate) struct Outcome(u64);
 
 impl Outcome {
     #[inline(always)]
-    fn new(frame_count: u32, kept: u32, end: u8, same_cfa: bool) -> Self {
-        Self(frame_count as u64 | (kept as u64) << 16 | (end as u64) << 32 | (same_cfa as u64) << 40)
+    fn new(fresh: u32, kept: u32, end: u8, same_cfa: bool) -> Self {
+        Self(fresh as u64 | (kept as u64) << 16 | (end as u64) << 32 | (same_cfa as u64) << 40)
     }
 
-    /// Frames of the stack.
+    /// Frames that are not those of the record before, the innermost.
     #[inline(always)]
-    pub(crate) fn frame_count(self) -> u32 {
+    pub(crate) fn fresh(self) -> u32 {
         self.0 as u32 & 0xffff
     }
 
-    /// Outermost ones that are those of the record before.
+    /// Frames that are, the outermost.
     #[inline(always)]
     pub(crate) fn kept(self) -> u32 {
         (self.0 >> 16) as u32 & 0xffff
@@ -68,7 +67,7 @@ impl Outcome {
         (self.0 >> 32) as u8
     }
 
-    /// Whether the outermost frame that is not kept has the CFA that the one in its place had before.
+    /// Whether the outermost fresh frame has the CFA that the one in its place had before.
     #[inline(always)]
     pub(crate) fn same_cfa(self) -> bool {
         self.0 >> 40 != 0
@@ -105,31 +104,36 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     Some(fresh)
 }
 
-/// CFAs of the frames of a thread's record before.
+/// Slots of the frames of a thread's record before.
 #[inline(always)]
-pub(crate) fn cfas_before(tid: u32) -> Option<*const u64> {
+pub(crate) fn known_slots(tid: u32) -> Option<*const u64> {
     let slot = WALKS.get(tid & (WALK_SLOTS - 1))?.get_ptr(0)?;
     // SAFETY: a map value, of this thread alone.
     let state = if unsafe { (*slot).tid } == tid as u64 { slot } else { MORE_WALKS.get_ptr(tid)? };
     // SAFETY: as above.
-    let buffer = unsafe { &raw const (*state).buffers[((*state).current & 1) as usize] };
-    // SAFETY: as above.
-    Some(unsafe { &raw const (*buffer).cfas }.cast::<u64>())
+    Some(unsafe { &raw const (*state).known.slots }.cast::<u64>())
 }
 
-/// Where a thread's walks copy its stack to.
+/// The CFA of the function whose return address stands in a known slot.
 #[inline(always)]
-fn window(tid: u32) -> Option<*mut u64> {
+pub(crate) fn cfa_of(slot: u64) -> u64 {
+    (slot & !SLOT_ASIDE) + 8
+}
+
+/// A thread's memory, and where its walks copy its stack to.
+#[inline(always)]
+pub(crate) fn memory_and_window(tid: u32) -> Option<(*mut WalkState, *mut u64)> {
     let index = tid & (WALK_SLOTS - 1);
-    let slot = WALKS.get(index)?.get_ptr(0)?;
+    let slot = WALKS.get(index)?.get_ptr_mut(0)?;
     // SAFETY: a map value.
-    let is_ours = unsafe { (*slot).tid } == tid as u64;
-    let window = if is_ours { WINDOWS.get(index)?.get_ptr_mut(0) } else { MORE_WINDOWS.get_ptr_mut(tid) };
-    Some(window?.cast())
+    if unsafe { (*slot).tid } == tid as u64 {
+        return Some((slot, WINDOWS.get(index)?.get_ptr_mut(0)?.cast()));
+    }
+    Some((MORE_WALKS.get_ptr_mut(tid)?, MORE_WINDOWS.get_ptr_mut(tid)?.cast()))
 }
 
 /// Walks the stack of the running thread from the call that returns to `address` (0: to what stands below `sp`), where
-/// `rsp` will be `sp` and rbp is `rbp`, into the buffer of the thread's [`WalkState`] that does not hold the record before.
+/// `rsp` will be `sp` and rbp is `rbp`: into the fresh frames of the thread's [`WalkState`] as far as they are not those of the record before.
 #[inline(always)]
 pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> Outcome {
     Outcome(walk_stack(tid, address, sp, rbp, space_and_limit))
@@ -138,21 +142,18 @@ pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> u64 {
-    let Some(state) = memory(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0 };
-    let Some(window) = window(tid) else { return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0 };
-    // SAFETY: a map value, of this thread alone.
-    let current = unsafe { (*state).current } & 1;
-    let buffers = unsafe { &raw mut (*state).buffers };
-    let mut walk = Walk {
-        state,
-        buffer: unsafe { &raw mut (*buffers)[(current ^ 1) as usize] },
-        before: unsafe { &raw const (*buffers)[current as usize] },
-        window,
-        tid,
+    if memory(tid).is_none() {
+        return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0;
+    }
+    let Some((state, window)) = memory_and_window(tid) else {
+        return Outcome::new(0, 0, WalkEnd::NoRoom as u8, false).0;
     };
+    // SAFETY: a map value, of this thread alone.
+    let mut walk =
+        unsafe { Walk { state, fresh: &raw mut (*state).fresh, known: &raw mut (*state).known, window, tid } };
     let (space, limit) = ((space_and_limit >> 32) as u32, space_and_limit as u32);
     // Rules of the stack before hold for its code.
-    // SAFETY: as above.
+    // SAFETY: a map value, of this thread alone.
     unsafe {
         if (*state).space != space {
             (*state).space = space;
@@ -166,13 +167,15 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
         rbp,
         window_start: 0,
         window_bytes: 0,
+        innermost: address,
         space,
         count: 0,
         end: WalkEnd::TooDeep as u32,
-        before_count: unsafe { (*state).length },
-        at: 0,
-        run: NO_RUN,
-        run_before: 0,
+        // SAFETY: as above.
+        left: unsafe { (*state).length },
+        run: 0,
+        run_below: u32::MAX,
+        kept: 0,
         limit: if limit < MAX_FRAMES as u32 { limit } else { MAX_FRAMES as u32 },
     };
     if address == 0 {
@@ -180,23 +183,24 @@ pub extern "C" fn walk_stack(tid: u32, address: u64, sp: u64, rbp: u64, space_an
             return Outcome::new(0, 0, WalkEnd::Unreadable as u8, false).0;
         };
         let now = walk.now();
+        now.innermost = found;
         now.address = found;
         now.call = found.wrapping_sub(1);
     }
     // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
-    unsafe { bpf_loop(2 * MAX_FRAMES as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    let kept = kept(&mut walk);
-    let same_cfa = partners(&walk).is_some_and(|partners| partners.cfa == partners.cfa_before);
+    unsafe { bpf_loop(MOST_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    keep_more(&mut walk);
+    let same_cfa = partners(&walk).is_some_and(|partners| partners.cfa == partners.cfa_known);
     let now = walk.now();
-    Outcome::new(now.count, kept, now.end as u8, same_cfa).0
+    Outcome::new(now.count, now.kept, now.end as u8, same_cfa).0
 }
 
 /// What the steps of a walk work on. `bpf_loop` keeps the verifier from unrolling them.
 #[repr(C)]
 pub(crate) struct Walk {
     pub(crate) state: *mut WalkState,
-    pub(crate) buffer: *mut StackBuffer,
-    pub(crate) before: *const StackBuffer,
+    pub(crate) fresh: *mut FreshFrames,
+    pub(crate) known: *mut KnownFrames,
     pub(crate) window: *mut u64,
     pub(crate) tid: u32,
 }
@@ -216,36 +220,33 @@ impl Walk {
     }
 }
 
-pub(crate) const NO_RUN: u32 = u32::MAX;
+/// Each frame is at most passed in a run, moved a window for, where a run ends, and walked by itself.
+const MOST_STEPS: u32 = 4 * MAX_FRAMES as u32 + 8;
 
-/// Some frames. Returns 1 to end the walk.
+/// One frame, or some of a run. Returns 1 to end the walk.
 unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> u64 {
     // SAFETY: `bpf_loop` hands over the pointer that `walk_stack` gave it.
     let walk = unsafe { &*walk };
-    match same(walk) {
-        Met::Known => 0,
-        Met::Outside if move_to(walk, partner_cfa(walk).wrapping_sub(8)) != 0 => 0,
-        Met::Outside | Met::Other => frame(walk),
+    let now = walk.now();
+    if now.run == 0 {
+        let partner = partner(walk);
+        if !run::begins(walk, partner) {
+            return frame(walk, partner);
+        }
+        now.run = now.left;
     }
-}
-
-/// The CFA of the next frame of the stack before.
-#[inline(always)]
-fn partner_cfa(walk: &Walk) -> u64 {
-    // SAFETY: a map value of this thread alone; the index is below the length.
-    unsafe { *(&raw const (*walk.before).cfas).cast::<u64>().add((walk.now().at & LAST) as usize) }
+    run::go_on(walk)
 }
 
 /// One frame. Returns 1 to end the walk.
 #[inline(always)]
-fn frame(walk: &Walk) -> u64 {
+fn frame(walk: &Walk, partner: Partner) -> u64 {
     let now = walk.now();
     if now.count >= now.limit {
         return 1;
     }
-    let partner = partner(walk);
-    let rule = if partner.address == now.address && partner.rule != Rule::special(SPECIAL_NONE).0 {
-        Rule(partner.rule)
+    let rule = if partner.address == now.address && partner.rule() != Rule::special(SPECIAL_NONE) {
+        partner.rule()
     } else {
         match rules::rule_at(now.call, now.space) {
             Ok(rule) => rule,
@@ -273,65 +274,81 @@ fn frame(walk: &Walk) -> u64 {
 #[inline(never)]
 fn stray(walk: &Walk, end: u32) -> u64 {
     let now = walk.now();
-    let foreign = end == WalkEnd::UnknownCode as u32 && now.address & 0xfff == 0;
-    now.end = if foreign { WalkEnd::ForeignProbe as u32 } else { end };
+    now.end = foreign_or(end, now.address);
     note(walk, now.sp + OUTERMOST, Rule::special(SPECIAL_NONE));
     1
 }
 
-/// A frame of the stack before, with its rule.
-#[derive(Clone, Copy)]
-struct Partner {
-    address: u64,
-    rule: u32,
+/// `end`, unless it is another's return probe that stands at `address`.
+#[inline(always)]
+pub(crate) fn foreign_or(end: u32, address: u64) -> u32 {
+    let foreign = end == WalkEnd::UnknownCode as u32 && address & 0xfff == 0;
+    if foreign { WalkEnd::ForeignProbe as u32 } else { end }
 }
 
-/// The innermost frame of the stack before that lies further out than the callee of the one being looked at. If its
-/// address is the same, so is its rule.
+/// A known frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Partner {
+    pub(crate) address: u64,
+    pub(crate) cfa: u64,
+    /// With [`RULE_NEEDS_RBP`].
+    pub(crate) rule: u32,
+}
+
+impl Partner {
+    #[inline(always)]
+    pub(crate) fn rule(self) -> Rule {
+        Rule(self.rule & !RULE_NEEDS_RBP)
+    }
+}
+
+/// The innermost known frame that lies further out than the callee of the one being looked at. If its address is the same, so is
+/// its rule.
 #[inline(always)]
 fn partner(walk: &Walk) -> Partner {
     let now = walk.now();
     // SAFETY: a map value, of this thread alone.
-    let (addresses, cfas, rules) = unsafe {
-        (
-            (&raw const (*walk.before).addresses).cast::<u64>(),
-            (&raw const (*walk.before).cfas).cast::<u64>(),
-            (&raw const (*walk.before).rules).cast::<u32>(),
-        )
-    };
-    let mut at = now.at;
+    let slots = unsafe { (&raw const (*walk.known).slots).cast::<u64>() };
+    // SAFETY: the index is below the length.
+    let cfa = |left: u32| cfa_of(unsafe { *slots.add((left.wrapping_sub(1) & LAST) as usize) });
+    let mut left = now.left;
     for _ in 0..2 {
-        // SAFETY: the index is below the length.
-        if at >= now.before_count || unsafe { *cfas.add((at & LAST) as usize) } > now.sp {
+        if left == 0 || cfa(left) > now.sp {
             break;
         }
-        at += 1;
+        left -= 1;
     }
     // Far behind: the stack before was deeper. Frames lie in order, but for those on other stacks; what is missed then
     // is found in the end.
-    // SAFETY: the index is below the length.
-    if at < now.before_count && unsafe { *cfas.add((at & LAST) as usize) } <= now.sp {
-        at = first_beyond(walk.tid, now.sp, at as u64 | (now.before_count as u64) << 32);
+    if left != 0 && cfa(left) <= now.sp {
+        left = left_beyond(walk.tid, now.sp, left);
     }
-    now.at = at;
-    if at >= now.before_count {
-        return Partner { address: 0, rule: 0 };
+    now.left = left;
+    if left == 0 {
+        return Partner { address: 0, cfa: 0, rule: 0 };
     }
+    let index = (left.wrapping_sub(1) & LAST) as usize;
     // SAFETY: the index is below the length.
-    unsafe { Partner { address: *addresses.add((at & LAST) as usize), rule: *rules.add((at & LAST) as usize) } }
+    unsafe {
+        Partner {
+            address: *(&raw const (*walk.known).addresses).cast::<u64>().add(index),
+            cfa: cfa(left),
+            rule: *(&raw const (*walk.known).rules).cast::<u32>().add(index),
+        }
+    }
 }
 
-/// Of a thread's stack before, the first frame from `low` up to `high` (the halves of `range`) that lies further out than `sp`, by
-/// halving. A function of its own for the verifier, which would go through it anew for each way that leads here.
+/// How many of a thread's `left` outermost known frames lie further out than `sp`, by halving. A function of its own for the verifier,
+/// which would go through it anew for each way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn first_beyond(tid: u32, sp: u64, range: u64) -> u32 {
-    let (mut low, mut high) = (range as u32, (range >> 32) as u32);
-    let Some(cfas) = cfas_before(tid) else { return low };
-    for _ in 0..9 {
+pub extern "C" fn left_beyond(tid: u32, sp: u64, left: u32) -> u32 {
+    let (mut low, mut high) = (0u32, left);
+    let Some(slots) = known_slots(tid) else { return 0 };
+    for _ in 0..10 {
         let middle = (low + high) >> 1;
         // SAFETY: the index is below the length.
-        if low < high && unsafe { *cfas.add((middle & LAST) as usize) } <= sp {
+        if low < high && cfa_of(unsafe { *slots.add((middle & LAST) as usize) }) > sp {
             low = middle + 1;
         } else {
             high = middle;
@@ -421,82 +438,66 @@ fn signal(walk: &Walk, rule: Rule) -> u64 {
     0
 }
 
-/// Writes the frame down and compares it with its partner in the stack before.
+/// Writes a fresh frame down.
 #[inline(always)]
 fn note(walk: &Walk, cfa: u64, rule: Rule) {
     let now = walk.now();
-    let address = now.address;
-    let index = now.count & LAST;
-    // SAFETY: the index is below the length, in map values of this thread alone.
-    let (partner, partner_cfa) = unsafe {
-        *(&raw mut (*walk.buffer).addresses).cast::<u64>().add(index as usize) = address;
-        *(&raw mut (*walk.buffer).cfas).cast::<u64>().add(index as usize) = cfa;
-        *(&raw mut (*walk.buffer).rules).cast::<u32>().add(index as usize) = rule.0;
-        let at = (now.at & LAST) as usize;
-        (
-            *(&raw const (*walk.before).addresses).cast::<u64>().add(at),
-            *(&raw const (*walk.before).cfas).cast::<u64>().add(at),
-        )
-    };
-    now.count = index + 1;
-    let at = now.at;
-    if at < now.before_count && partner == address && partner_cfa == cfa {
-        let goes_on = now.run != NO_RUN && at.wrapping_sub(now.run_before) == index.wrapping_sub(now.run);
-        if !goes_on {
-            now.run = index;
-            now.run_before = at;
-        }
-        now.at = at + 1;
-    } else {
-        now.run = NO_RUN;
+    let index = (now.count & LAST) as usize;
+    // SAFETY: the index is below the length, in a map value of this thread alone.
+    unsafe {
+        *(&raw mut (*walk.fresh).addresses).cast::<u64>().add(index) = now.address;
+        *(&raw mut (*walk.fresh).cfas).cast::<u64>().add(index) = cfa;
+        *(&raw mut (*walk.fresh).rbps).cast::<u64>().add(index) = now.rbp;
+        *(&raw mut (*walk.fresh).rules).cast::<u32>().add(index) = rule.0;
     }
+    now.count = index as u32 + 1;
 }
 
-/// How many of the outermost frames are those of the record before: the longest common end of both lists.
+/// Keeps known frames that were walked as fresh ones: kept are as many of the outermost frames as both stacks share.
 ///
-/// The walk has found it nearly always: a run that reaches the end of both, and whose inner neighbours differ. Where it
-/// has not (CFAs that do not grow, many frames passed at once), the lists are compared from the root.
+/// Nearly always that is what the last run has found. Where there was none to the root (CFAs that do not grow, rules that are not
+/// plain), frames are compared from the root.
 #[inline(always)]
-fn kept(walk: &mut Walk) -> u32 {
-    let now = walk.now();
-    let (count, before_count) = (now.count, now.before_count);
-    if count == 0 || before_count == 0 {
-        now.run = 0;
-        return 0;
-    }
-    let aligned = now.run != NO_RUN && now.at == before_count;
-    now.run = if aligned { count.wrapping_sub(now.run) } else { 0 };
+fn keep_more(walk: &mut Walk) {
     if partners_agree(walk) {
         // SAFETY: the callback has the signature that the helper calls, and `walk` outlives the call.
-        unsafe { bpf_loop(MAX_FRAMES as u32, compare as *mut c_void, (&raw mut *walk).cast(), 0) };
+        unsafe { bpf_loop(MAX_FRAMES as u32, keep as *mut c_void, (&raw mut *walk).cast(), 0) };
     }
-    now.run
 }
 
-/// Compares one more pair of frames, further in. Returns 1 at the first that differs.
-unsafe extern "C" fn compare(_index: u32, walk: *mut Walk) -> u64 {
-    // SAFETY: `bpf_loop` hands over the pointer that `kept` gave it.
+/// Keeps one more frame, further in. Returns 1 at the first that differs.
+unsafe extern "C" fn keep(_index: u32, walk: *mut Walk) -> u64 {
+    // SAFETY: `bpf_loop` hands over the pointer that `keep_more` gave it.
     let walk = unsafe { &*walk };
     if !partners_agree(walk) {
         return 1;
     }
-    walk.now().run += 1;
+    let now = walk.now();
+    let (ours, theirs) = ((now.count.wrapping_sub(1) & LAST) as usize, (now.kept & LAST) as usize);
+    // What the stack before had there may not hold, where nothing needed it.
+    // SAFETY: the indices are below the lengths, in map values of this thread alone.
+    unsafe {
+        *(&raw mut (*walk.known).rbps).cast::<u64>().add(theirs) =
+            *(&raw const (*walk.fresh).rbps).cast::<u64>().add(ours);
+    }
+    now.count -= 1;
+    now.kept += 1;
     0
 }
 
-/// Two frames with as many frames outside of them, one of each list.
+/// The outermost fresh frame, and the known one in its place.
 struct Partners {
     address: u64,
-    address_before: u64,
+    address_known: u64,
     cfa: u64,
-    cfa_before: u64,
+    cfa_known: u64,
 }
 
-/// The frames of both lists with `run` frames outside of them.
+/// See [`Partners`].
 #[inline(always)]
 fn partners(walk: &Walk) -> Option<Partners> {
     let now = walk.now();
-    let ours = now.count.wrapping_sub(now.run).wrapping_sub(1);
+    let ours = now.count.wrapping_sub(1);
     if ours > LAST {
         return None;
     }
@@ -504,29 +505,30 @@ fn partners(walk: &Walk) -> Option<Partners> {
     // the verifier does not follow.
     let (address, cfa) = unsafe {
         (
-            (&raw const (*walk.buffer).addresses).cast::<u64>().add(ours as usize).read_volatile(),
-            (&raw const (*walk.buffer).cfas).cast::<u64>().add(ours as usize).read_volatile(),
+            (&raw const (*walk.fresh).addresses).cast::<u64>().add(ours as usize).read_volatile(),
+            (&raw const (*walk.fresh).cfas).cast::<u64>().add(ours as usize).read_volatile(),
         )
     };
-    let theirs = now.before_count.wrapping_sub(now.run).wrapping_sub(1);
-    if theirs > LAST {
+    let theirs = now.kept;
+    // SAFETY: a map value, of this thread alone.
+    if theirs >= unsafe { (*walk.state).length } || theirs > LAST {
         return None;
     }
     // SAFETY: the index is below the length.
-    let (address_before, cfa_before) = unsafe {
+    let (address_known, slot) = unsafe {
         (
-            *(&raw const (*walk.before).addresses).cast::<u64>().add(theirs as usize),
-            *(&raw const (*walk.before).cfas).cast::<u64>().add(theirs as usize),
+            *(&raw const (*walk.known).addresses).cast::<u64>().add(theirs as usize),
+            *(&raw const (*walk.known).slots).cast::<u64>().add(theirs as usize),
         )
     };
-    Some(Partners { address, address_before, cfa, cfa_before })
+    Some(Partners { address, address_known, cfa, cfa_known: cfa_of(slot) })
 }
 
-/// Whether both lists have a frame with `run` frames outside of it, and the same.
+/// Whether both stacks have such a frame, and the same.
 #[inline(always)]
 fn partners_agree(walk: &Walk) -> bool {
     partners(walk)
-        .is_some_and(|partners| partners.address == partners.address_before && partners.cfa == partners.cfa_before)
+        .is_some_and(|partners| partners.address == partners.address_known && partners.cfa == partners.cfa_known)
 }
 
 /// A return probe replaces a return address by the kernel's trampoline, which is page aligned; the pending call

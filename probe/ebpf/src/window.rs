@@ -6,18 +6,14 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_user};
 use probe_abi::WINDOW_BYTES;
 
-use crate::walk::{LAST, Walk, cfas_before};
+use crate::walk::{LAST, Walk, cfa_of, memory_and_window};
 
 /// A window begins this far below the slot that is wanted: the callee's saved registers lie there.
 const BELOW: u64 = 64;
 /// Bytes of a window at least.
 const LEAST_BYTES: u64 = 512;
 /// Frames further apart than this are not worth one copy: what lies between costs more than another one.
-const FAR_BYTES: u64 = 4096;
-/// Frames taken at once where all lie close together.
-const STRIDE: u32 = 4;
-/// Times that is done for a window at most.
-const STRIDES: u32 = 6;
+pub(crate) const FAR_BYTES: u64 = 4096;
 
 /// Eight bytes of the stack.
 #[inline(always)]
@@ -36,52 +32,39 @@ pub(crate) fn read(walk: &Walk, at: u64) -> Option<u64> {
     unsafe { bpf_probe_read_user(at as *const u64) }.ok()
 }
 
-/// How far out frames of a thread's stack before lie close together, from one on that begins at `last`; they are those from
-/// `first` up to `count`, the halves of `range`. CFAs nearly always grow, so most need no look. A function of its own for the
-/// verifier.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn reach(tid: u32, range: u64, mut last: u64) -> u64 {
-    let (first, count) = (range as u32, (range >> 32) as u32);
-    let Some(cfas) = cfas_before(tid) else { return last };
-    // SAFETY: the index is below the length.
-    let cfa = |at: u32| unsafe { *cfas.add((at & LAST) as usize) };
-    let outermost = cfa(count.wrapping_sub(1));
-    if outermost.wrapping_sub(last) <= FAR_BYTES {
-        return outermost;
-    }
-    let mut at = first;
-    for _ in 0..STRIDES {
-        let next = cfa(at + STRIDE - 1);
-        if at + STRIDE > count || next.wrapping_sub(last) > FAR_BYTES {
-            break;
-        }
-        last = next;
-        at += STRIDE;
-    }
-    for _ in 0..STRIDE {
-        let next = cfa(at);
-        if at >= count || next.wrapping_sub(last) > FAR_BYTES {
-            break;
-        }
-        last = next;
-        at += 1;
-    }
-    last
-}
-
 /// Moves the window to a slot. It reaches as far out as frames of the stack before lay close together, which is where the next
 /// slots will be: compilers have frames of many KiB, and between those nothing is wanted. Returns 0 if that cannot be read.
 ///
 /// A copy that fails leaves zeros, so it ends where it must not fail: at the end of its page, or before the address where a
 /// copy failed before (the end of the stack).
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn move_to(walk: &Walk, slot: u64) -> u32 {
-    let (state, now) = (walk.state, walk.now());
-    let window = walk.window.cast::<c_void>();
-    // SAFETY: a map value, of this thread alone.
-    let barrier = unsafe { (*state).barrier };
-    let last = reach(walk.tid, now.at as u64 | (now.before_count as u64) << 32, slot + 8);
+    move_window(walk.tid, slot)
+}
+
+/// [`move_to`] as a function of its own for the verifier, which would go through it anew for each way that leads there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn move_window(tid: u32, slot: u64) -> u32 {
+    let Some((state, window)) = memory_and_window(tid) else { return 0 };
+    let window = window.cast::<c_void>();
+    // SAFETY: map values, of this thread alone.
+    let (now, known, barrier) = unsafe { (&mut (*state).progress, &raw const (*state).known, (*state).barrier) };
+    let mut last = slot + 8;
+    if now.left != 0 {
+        let next = (now.left.wrapping_sub(1) & LAST) as usize;
+        // SAFETY: a map value of this thread alone; the index is below the length.
+        let (cfa, extent) = unsafe {
+            (
+                cfa_of(*(&raw const (*known).slots).cast::<u64>().add(next)),
+                *(&raw const (*known).extents).cast::<u32>().add(next) as u64,
+            )
+        };
+        // The next known frame may lie a little further in.
+        if (cfa + FAR_BYTES).wrapping_sub(last) <= 2 * FAR_BYTES && cfa + extent > last {
+            last = cfa + extent;
+        }
+    }
     let start = slot.wrapping_sub(BELOW);
     now.window_start = start;
     now.window_bytes = 0;
