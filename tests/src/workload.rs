@@ -93,6 +93,7 @@ const WORKLOADS: &[Workload] = &[
     c("rlimit", &["rlimit.c"], &[]),
     c("signals", &["signals.c"], &[]),
     c("spawn", &["spawn.c"], &["-pthread"]),
+    c("stack_random", &["stacks/random.c"], STACK_FLAGS),
     c("stack_shapes", &["stacks/shapes.c", "stacks/cfi.S"], STACK_FLAGS),
     c("thread_storm", &["thread_storm.c"], &["-pthread"]),
     c("toy_malloc.so", &["toy_malloc.c"], &["-shared", "-fPIC"]),

@@ -142,3 +142,91 @@ fn of_rust() {
     );
     within(300_004, &["shapes::in_thread", "shapes::take"]);
 }
+
+/// A function of `random.c` on its stack: which, where it calls from, its canonical frame address.
+type Told = (u64, u64, u64);
+
+/// The functions of `random.c` in its own numbering.
+const RANDOM: [&str; 11] =
+    ["runs", "plain", "saves", "dynamic", "realigned", "large", "huge", "signals", "handler", "take", "drop"];
+
+fn told(path: &std::path::Path) -> Vec<Vec<Told>> {
+    let bytes = std::fs::read(path).expect("the program wrote its stacks down");
+    let mut words = bytes.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word));
+    let mut stacks = Vec::new();
+    while let Some(count) = words.next() {
+        let mut word = || words.next().expect("a whole file");
+        stacks.push((0..count).map(|_| (word(), word(), word())).collect());
+    }
+    stacks
+}
+
+/// One event of `random.c` as the trace has it.
+struct Seen {
+    stack: StackId,
+    /// Frames and names, the outermost first.
+    frames: Vec<(trace_format::FrameId, String)>,
+}
+
+/// Not only which functions are on the stack, but also which of them are still the same calls as at the event before: what
+/// the program's own account of addresses and CFAs says.
+#[test]
+fn of_random_calls() {
+    let Some(_live) = live() else { return };
+    let recording = Record::new([built("stack_random")]).options(&["--quiet"]).finish().expect_status(0);
+    let told = told(&recording.truth);
+    let trace = Trace::open(&recording.trace).expect("the trace can be read");
+    let tables = trace.tables.clone();
+    let (mut at, mut moved_count, mut before) = (0, 0, None::<Seen>);
+    let (mut address_of, mut frame_of) = (HashMap::new(), HashMap::new());
+    trace
+        .for_each_chunk(0, |events| {
+            for event in events {
+                let mut frames = Vec::new();
+                let mut node = event.stack;
+                while node != StackId::EMPTY {
+                    let row = &tables.stacks[node.index()];
+                    let name = tables.symbols[row.frame.index()].functions.last().map(|symbol| symbol.name.clone());
+                    frames.push((row.frame, name.unwrap_or_default()));
+                    node = row.parent;
+                }
+                frames.reverse();
+                if !frames.last().is_some_and(|(_, name)| name == "take" || name == "drop") {
+                    before = None;
+                    continue;
+                }
+                let ours: Vec<usize> =
+                    (0..frames.len()).filter(|&place| RANDOM.contains(&frames[place].1.as_str())).collect();
+                let truth = &told[at];
+                let names: Vec<&str> = ours.iter().map(|&place| frames[place].1.as_str()).collect();
+                let expected: Vec<&str> = truth.iter().map(|told| RANDOM[told.0 as usize]).collect();
+                assert_eq!(names, expected, "event {at}");
+                for (&place, &(which, address, _)) in ours.iter().zip(truth) {
+                    let frame = frames[place].0;
+                    assert_eq!(*address_of.entry(frame).or_insert((which, address)), (which, address), "event {at}");
+                    assert_eq!(*frame_of.entry((which, address)).or_insert(frame), frame, "event {at}");
+                }
+                if let Some(before) = &before {
+                    let truth_before = &told[at - 1];
+                    let same = truth.iter().zip(truth_before).take_while(|(now, before)| now == before).count();
+                    let shared = tables.shared_depth(before.stack, event.stack);
+                    let goes_on = shared.saturating_sub(event.walk.renewed) as usize;
+                    let found = ours.iter().filter(|&&place| place < goes_on).count();
+                    assert_eq!(found, same, "event {at}: {truth_before:x?} {truth:x?}");
+                    // The first that does not go on may be a frame of the C library, of which the program knows nothing.
+                    if ours.contains(&goes_on)
+                        && before.frames.get(goes_on).is_some_and(|(_, name)| *name == frames[goes_on].1)
+                    {
+                        let moved = truth[same].2 == truth_before[same].2;
+                        assert_eq!(event.walk.moved, moved, "event {at}: {truth_before:x?} {truth:x?}");
+                        moved_count += u32::from(moved);
+                    }
+                }
+                before = Some(Seen { stack: event.stack, frames });
+                at += 1;
+            }
+        })
+        .expect("the trace can be read");
+    assert_eq!(at, told.len());
+    assert!(at > 30_000 && moved_count > 1000, "{at} events, {moved_count} times a frame was in another call");
+}
