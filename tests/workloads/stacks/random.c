@@ -1,4 +1,5 @@
-/* Random calls, on a stack below that of its signal handler: functions whose frames are found in different ways call each other from two
+/* What a frame has room for is never written: there stand return addresses of calls long gone.
+ * Random calls, on a stack below that of its signal handler: functions whose frames are found in different ways call each other from two
  * places each. At every malloc and free the program writes down what its stack is: for each of its functions where it calls
  * from, and its canonical frame address.
  *
@@ -9,7 +10,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -18,8 +18,8 @@
 #define STAY() __asm__ volatile("" ::: "memory")
 #define KEEP(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
 
-enum { EVENTS = 30000, DEPTH = 26, HELD = 64 };
-enum { RUNS, PLAIN, SAVES, DYNAMIC, REALIGNED, LARGE, HUGE, SIGNALS, HANDLER, TAKE, DROP };
+enum { EVENTS = 60000, DEPTH = 26, HELD = 64 };
+enum { RUNS, PLAIN, WIDER, SAVES, DYNAMIC, REALIGNED, LARGE, HUGE, SIGNALS, HANDLER, TAKE, DROP };
 
 static struct { uint64_t which, address, cfa; } stack[DEPTH + 8];
 static int depth, events, in_handler;
@@ -34,6 +34,13 @@ static unsigned pick(unsigned bound) {
     state ^= state << 17;
     return (state >> 11) % bound;
 }
+
+/* Mostly what was picked at this depth before: calls that differ from those before in one thing are the hard ones. */
+static unsigned again(unsigned *last, unsigned bound) {
+    if (pick(4) == 0) *last = pick(bound);
+    return *last;
+}
+static unsigned last_deed[DEPTH + 8], last_callee[DEPTH + 8];
 
 #define ENTER(name)                                                                \
     int at = depth++;                                                              \
@@ -69,8 +76,8 @@ __attribute__((always_inline)) static inline void act(void) { if (held_count > H
 __attribute__((always_inline)) static inline void go(void);
 /* What each function does: some events of its own, some calls, each from one of two places. */
 #define BODY()                                                                     \
-    for (int left = pick(5); left > 0 && events < EVENTS; left--) {                \
-        switch (pick(5)) {                                                         \
+    for (int left = "\1\1\1\1\1\2\4\0"[pick(8)]; left > 0 && events < EVENTS; left--) {                \
+        switch (again(&last_deed[depth], 5)) {                                                         \
         case 0: take(1 + pick(100)); if (held_count > HELD / 2) drop(); break;     \
         case 1: act(); break;                                                      \
         case 2: go(); break;                                                       \
@@ -80,6 +87,8 @@ __attribute__((always_inline)) static inline void go(void);
     STAY()
 
 FRAME void plain(void) { ENTER(PLAIN); BODY(); LEAVE(); }
+/* A frame 16 bytes longer. */
+FRAME void wider(void) { char room[24]; ENTER(WIDER); KEEP(room); BODY(); KEEP(room); LEAVE(); }
 /* rbp among others, for values. */
 FRAME void saves(int a, int b, int c, int d, int e, int f) {
     ENTER(SAVES);
@@ -90,17 +99,17 @@ FRAME void saves(int a, int b, int c, int d, int e, int f) {
 FRAME void dynamic(int count) {
     ENTER(DYNAMIC);
     char *room = alloca(count);
-    memset(room, 1, count);
     BODY();
     KEEP(room);
     LEAVE();
 }
-FRAME void realigned(int count) {
+/* Where a frame is realigned, the builtin for the CFA tells the place it was aligned to; an argument on the stack stands at the CFA. */
+struct on_stack { long words[4]; };
+FRAME void realigned(int count, struct on_stack first) {
     ENTER(REALIGNED);
+    stack[at].cfa = (uint64_t)&first;
     char wide[64] __attribute__((aligned(64)));
     char *room = alloca(count);
-    memset(room, 1, count);
-    memset(wide, 1, sizeof wide);
     BODY();
     KEEP(wide);
     KEEP(room);
@@ -112,12 +121,12 @@ FRAME void handler(int number) { (void)number; ENTER(HANDLER); BODY(); LEAVE(); 
 FRAME void signals(void) { ENTER(SIGNALS); in_handler = 1; raise(SIGUSR1); in_handler = 0; STAY(); LEAVE(); }
 
 __attribute__((always_inline)) static inline void next(void) {
-    switch (pick(8)) {
+    switch (again(&last_callee[depth], 8)) {
     case 0: plain(); break;
-    case 1: plain(); STAY(); break;
+    case 1: wider(); break;
     case 2: saves(1, 2, 3, 4, 5, 6); break;
-    case 3: dynamic(16 + pick(300)); break;
-    case 4: realigned(16 + pick(300)); break;
+    case 3: dynamic(16 * pick(4)); break;
+    case 4: realigned(16 * pick(4), (struct on_stack){{0}}); break;
     case 5: large(); break;
     case 6: huge(); break;
     default: if (!in_handler) signals(); else saves(6, 5, 4, 3, 2, 1); break;
