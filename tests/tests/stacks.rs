@@ -147,8 +147,21 @@ fn of_rust() {
 type Told = (u64, u64, u64);
 
 /// The functions of `random.c` in its own numbering.
-const RANDOM: [&str; 12] =
-    ["runs", "plain", "wider", "saves", "dynamic", "realigned", "large", "huge", "signals", "handler", "take", "drop"];
+const RANDOM: [&str; 13] = [
+    "runs",
+    "plain",
+    "wider",
+    "saves",
+    "dynamic",
+    "realigned",
+    "large",
+    "huge",
+    "signals",
+    "handler",
+    "deep",
+    "take",
+    "drop",
+];
 
 fn told(path: &std::path::Path) -> Vec<Vec<Told>> {
     let bytes = std::fs::read(path).expect("the program wrote its stacks down");
@@ -166,6 +179,8 @@ struct Seen {
     stack: StackId,
     /// Frames and names, the outermost first.
     frames: Vec<(trace_format::FrameId, String)>,
+    /// Functions that it lacks.
+    cut: usize,
 }
 
 /// Not only which functions are on the stack, but also which of them are still the same calls as at the event before: what
@@ -177,7 +192,7 @@ fn of_random_calls() {
     let told = told(&recording.truth);
     let trace = Trace::open(&recording.trace).expect("the trace can be read");
     let tables = trace.tables.clone();
-    let (mut at, mut moved_count, mut before) = (0, 0, None::<Seen>);
+    let (mut at, mut moved_count, mut deep_count, mut before) = (0, 0, 0, None::<Seen>);
     let (mut address_of, mut frame_of) = (HashMap::new(), HashMap::new());
     trace
         .for_each_chunk(0, |events| {
@@ -197,7 +212,12 @@ fn of_random_calls() {
                 }
                 let ours: Vec<usize> =
                     (0..frames.len()).filter(|&place| RANDOM.contains(&frames[place].1.as_str())).collect();
-                let truth = &told[at];
+                // A stack that is too deep lacks its outermost functions.
+                let cut = told[at].len().saturating_sub(ours.len());
+                assert_eq!(cut > 0, event.walk.quality == StackQuality::TooDeep, "event {at}");
+                deep_count += u32::from(cut > 0);
+                assert!(cut == 0 || frames.len() == 512, "event {at}: {} frames", frames.len());
+                let truth = &told[at][cut..];
                 let names: Vec<&str> = ours.iter().map(|&place| frames[place].1.as_str()).collect();
                 let expected: Vec<&str> = truth.iter().map(|told| RANDOM[told.0 as usize]).collect();
                 assert_eq!(names, expected, "event {at}");
@@ -207,7 +227,7 @@ fn of_random_calls() {
                     assert_eq!(*frame_of.entry((which, address)).or_insert(frame), frame, "event {at}");
                 }
                 if let Some(before) = &before {
-                    let truth_before = &told[at - 1];
+                    let truth_before = &told[at - 1][before.cut..];
                     let same = truth.iter().zip(truth_before).take_while(|(now, before)| now == before).count();
                     let shared = tables.shared_depth(before.stack, event.stack);
                     let goes_on = shared.saturating_sub(event.walk.renewed) as usize;
@@ -222,11 +242,14 @@ fn of_random_calls() {
                         moved_count += u32::from(moved);
                     }
                 }
-                before = Some(Seen { stack: event.stack, frames });
+                before = Some(Seen { stack: event.stack, frames, cut });
                 at += 1;
             }
         })
         .expect("the trace can be read");
     assert_eq!(at, told.len());
-    assert!(at > 60_000 && moved_count > 1000, "{at} events, {moved_count} times a frame was in another call");
+    assert!(
+        at > 60_000 && moved_count > 1000 && deep_count > 1000,
+        "{at} events, {moved_count} times a frame was in another call, {deep_count} stacks too deep"
+    );
 }

@@ -251,8 +251,8 @@ pub struct ThreadState {
     pub pending: [Pending; PENDING_DEPTH],
 }
 
-/// Frames of a stack that are not those of the thread's stack before, and in front of them room for the record that they go to
-/// the ring with. Columns, the innermost frame first: only addresses go there.
+/// Frames of a stack that are not those of the thread's stack before, and in front of them room for the record that they
+/// go to the ring with. Columns, the innermost frame first: only addresses go there.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreshFrames {
@@ -272,8 +272,8 @@ pub struct FreshFrames {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownFrames {
-    /// Where the return address of each frame stands, its CFA less 8; with [`SLOT_ASIDE`] where that word does not tell whether the next frame is
-    /// what it was.
+    /// Where the return address of each frame stands, its CFA less 8; with [`SLOT_ASIDE`] where that word does not
+    /// tell whether the next frame is what it was.
     pub slots: [u64; MAX_FRAMES],
     /// Address of each frame.
     pub addresses: [u64; MAX_FRAMES],
@@ -287,7 +287,7 @@ pub struct KnownFrames {
 
 /// See [`KnownFrames::slots`]. User addresses have 47 bits.
 pub const SLOT_ASIDE: u64 = 1 << 63;
-/// The CFA of the frame, or of one further out, comes from the value that rbp has in it. A rule of a row has 24 bits.
+/// The CFA of the frame, or of one further out, may come from the value that rbp has in it. A rule of a row has 24 bits.
 pub const RULE_NEEDS_RBP: u32 = 1 << 31;
 
 /// Where a stack walk is. It lies in map memory, not on the program's stack, so that the verifier has nothing to follow from

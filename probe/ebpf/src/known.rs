@@ -14,7 +14,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use probe_abi::{
     RULE_NEEDS_RBP, SLOT_ASIDE, WalkState,
-    unwind::{KIND_RBP, KIND_WIDE, Rule, SPECIAL_PLT, SPECIAL_SIGNAL},
+    unwind::{KIND_RBP, KIND_WIDE, Rule},
 };
 
 use crate::{
@@ -58,9 +58,11 @@ unsafe extern "C" fn take_one(index: u32, context: *mut *mut WalkState) -> u64 {
         let needs_rbp = if plain {
             rule.kind() == KIND_RBP || rule.rbp_slot() == 0 && outer_needs_rbp
         } else {
-            rule.kind() == KIND_WIDE || rule == Rule::special(SPECIAL_SIGNAL) || rule == Rule::special(SPECIAL_PLT)
+            rule.kind() == KIND_WIDE
         };
-        let aside = to == 0 || !plain || rule.rbp_slot() != 0 && outer_needs_rbp || cfa & 7 != 0;
+        let returns_to = *(&raw const (*known).addresses).cast::<u64>().add((to.wrapping_sub(1) & LAST) as usize);
+        let aside =
+            to == 0 || !plain || rule.rbp_slot() != 0 && outer_needs_rbp || cfa & 7 != 0 || returns_to & 0xfff == 0;
         let to = to as usize;
         *(&raw mut (*known).slots).cast::<u64>().add(to) =
             cfa.wrapping_sub(8) & !SLOT_ASIDE | if aside { SLOT_ASIDE } else { 0 };

@@ -136,7 +136,8 @@ fn send(record: &Record, time_ns: u64, near: bool) -> bool {
     true
 }
 
-/// A record with the frames that are not those of the stack before; says whether it found a place, or nothing where there is no stack.
+/// A record with the frames that are not those of the stack before; says whether it found a place, or nothing where
+/// there is no stack.
 #[inline(always)]
 fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, near: bool, timed: bool) -> Option<bool> {
     let space_and_limit = (start.space as u64) << 32 | limit as u64;
@@ -145,7 +146,7 @@ fn send_with_frames(limit: u32, start: Start, record: &Record, time_ns: u64, nea
         count_time(time_ns);
     }
     // SAFETY: a map value, of this thread alone.
-    let state = unsafe { &mut *walk::memory(record.tid)? };
+    let state = unsafe { &mut *walk::memory_and_window(record.tid)?.0 };
     // The mask is for the verifier.
     let fresh = found.fresh() & (2 * MAX_FRAMES as u32 - 1);
     let frames = &raw mut state.fresh;

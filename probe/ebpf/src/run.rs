@@ -1,5 +1,5 @@
-//! Walks frames that are what they were in the thread's stack before, a *run* of them. Responsible for knowing them again at least cost; every
-//! other frame is `walk`'s business.
+//! Walks frames that are what they were in the thread's stack before, a *run* of them. Responsible for knowing them
+//! again at least cost; every other frame is `walk`'s business.
 //!
 //! A run begins at a frame with the address, the CFA and (where that matters) the rbp of one of the stack before. From there
 //! on, a frame is what it was if the word that tells how the walk goes on is, its return address:
@@ -11,7 +11,8 @@
 //!
 //! So frames of a run cost one comparison each, and nothing is written down for them: known frames stand in order from the
 //! root, where those that stay keep their places. A few need more than that word (*aside*): one that saved an rbp which a
-//! frame further out counts its CFA from, the outermost one, and those with rules that hardly any has.
+//! frame further out counts its CFA from, the outermost one, one that returns to a return probe, and those with rules
+//! or CFAs that hardly any has.
 //!
 //! A run that does not reach the root was none: the walk goes back to where it began, and takes frame by frame up to the one
 //! that differs.
@@ -59,8 +60,8 @@ pub(crate) fn begins(walk: &Walk, partner: Partner) -> bool {
 pub(crate) fn go_on(walk: &Walk) -> u64 {
     let now = walk.now();
     let last = (now.left.wrapping_sub(1) & LAST) as usize;
-    // SAFETY: map values of this thread alone. What lies some places in front of a column belongs to the value, too; nothing in front of
-    // the outermost frame is looked at, since that stands aside.
+    // SAFETY: map values of this thread alone. What lies some places in front of a column belongs to the value, too;
+    // nothing in front of the outermost frame is looked at, since that stands aside.
     let known = unsafe {
         Known {
             slots: (&raw const (*walk.known).slots).cast::<u64>().add(last),
@@ -168,7 +169,8 @@ fn aside(walk: &Walk) -> u64 {
             *(&raw const (*walk.known).rbps).cast::<u64>().add(outer),
         )
     };
-    if read(walk, slot) != Some(address) {
+    // What stands behind a return probe is not told by its address.
+    if address & 0xfff == 0 || read(walk, slot) != Some(address) {
         return go_back(walk);
     }
     if saved != 0 && rule & RULE_NEEDS_RBP != 0 && read(walk, saved) != Some(rbp) {
@@ -178,7 +180,8 @@ fn aside(walk: &Walk) -> u64 {
     0
 }
 
-/// Where a frame of a run with a wide rule saved rbp, 0 where it did not; nothing where its CFA is another than `cfa`, or its rule not wide.
+/// Where a frame of a run with a wide rule saved rbp, 0 where it did not; nothing where its CFA is another than `cfa`,
+/// or its rule not wide.
 #[inline(always)]
 fn saved_by_wide(walk: &Walk, rule: Rule, cfa: u64) -> Option<u64> {
     if rule.kind() != KIND_WIDE {
@@ -193,7 +196,8 @@ fn saved_by_wide(walk: &Walk, rule: Rule, cfa: u64) -> Option<u64> {
             *(&raw const (*walk.known).slots).cast::<u64>().add((now.left & LAST) as usize),
         )
     };
-    let sp = if now.left == now.run { now.sp } else { cfa_of(callee) };
+    // A run begins at a plain frame, so this one has a callee in it.
+    let sp = cfa_of(callee);
     if wide.cfa_deref != 0 {
         let base = if wide.cfa_base == BASE_RBP { rbp } else { sp };
         let value = read(walk, base.wrapping_add(wide.cfa_offset as i64 as u64))?;
@@ -215,10 +219,12 @@ fn saved_by_wide(walk: &Walk, rule: Rule, cfa: u64) -> Option<u64> {
 fn outermost(walk: &Walk, slot: u64, rule: Rule) -> u64 {
     let now = walk.now();
     let end = if rule.kind() <= KIND_RBP {
-        if read(walk, slot) != Some(0) {
-            return go_back(walk);
+        match read(walk, slot) {
+            Some(0) => WalkEnd::Root as u32,
+            Some(_) if now.count + now.run == now.limit => WalkEnd::TooDeep as u32,
+            Some(_) => return go_back(walk),
+            None => WalkEnd::Unreadable as u32,
         }
-        WalkEnd::Root as u32
     } else if rule == Rule::special(SPECIAL_ROOT) {
         WalkEnd::Root as u32
     } else if rule == Rule::special(SPECIAL_UNSUPPORTED) {

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Every frame is walked and compared, none is taken for granted: a return address deep in the stack changes while the
-//! ones around it stay. Those that are what they were are walked by `run`. Stack memory is read through a *window*, a copy that is made anew when a slot lies outside of it:
-//! one copy costs about as much as two single reads. CFAs are not assumed to grow (fibers, signal
-//! stacks).
+//! ones around it stay. Those that are what they were are walked by `run`. Stack memory is read through a *window*, a
+//! copy that is made anew when a slot lies outside of it: one copy costs about as much as two single reads. CFAs are
+//! not assumed to grow (fibers, signal stacks).
 
 use core::{
     ffi::c_void,
@@ -91,7 +91,7 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     if let Some(known) = MORE_WALKS.get_ptr_mut(tid) {
         return Some(known);
     }
-    // Any value will do for the buffers, and a program's stack is too small to make one.
+    // Any value will do for the frames, and a program's stack is too small to make one.
     MORE_WALKS.insert(tid, unsafe { &*slot }, 1).ok()?;
     let window = WINDOWS.get(tid & (WALK_SLOTS - 1))?.get_ptr_mut(0)?;
     MORE_WINDOWS.insert(tid, unsafe { &*window }, 1).ok()?;
@@ -102,16 +102,6 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
         (*fresh).barrier = 0;
     }
     Some(fresh)
-}
-
-/// Slots of the frames of a thread's record before.
-#[inline(always)]
-pub(crate) fn known_slots(tid: u32) -> Option<*const u64> {
-    let slot = WALKS.get(tid & (WALK_SLOTS - 1))?.get_ptr(0)?;
-    // SAFETY: a map value, of this thread alone.
-    let state = if unsafe { (*slot).tid } == tid as u64 { slot } else { MORE_WALKS.get_ptr(tid)? };
-    // SAFETY: as above.
-    Some(unsafe { &raw const (*state).known.slots }.cast::<u64>())
 }
 
 /// The CFA of the function whose return address stands in a known slot.
@@ -133,7 +123,8 @@ pub(crate) fn memory_and_window(tid: u32) -> Option<(*mut WalkState, *mut u64)> 
 }
 
 /// Walks the stack of the running thread from the call that returns to `address` (0: to what stands below `sp`), where
-/// `rsp` will be `sp` and rbp is `rbp`: into the fresh frames of the thread's [`WalkState`] as far as they are not those of the record before.
+/// `rsp` will be `sp` and rbp is `rbp`: into the fresh frames of the thread's [`WalkState`] as far as they are not
+/// those of the record before.
 #[inline(always)]
 pub(crate) fn walk(tid: u32, address: u64, sp: u64, rbp: u64, space_and_limit: u64) -> Outcome {
     Outcome(walk_stack(tid, address, sp, rbp, space_and_limit))
@@ -338,13 +329,15 @@ fn partner(walk: &Walk) -> Partner {
     }
 }
 
-/// How many of a thread's `left` outermost known frames lie further out than `sp`, by halving. A function of its own for the verifier,
-/// which would go through it anew for each way that leads here.
+/// How many of a thread's `left` outermost known frames lie further out than `sp`, by halving. A function of its own
+/// for the verifier, which would go through it anew for each way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn left_beyond(tid: u32, sp: u64, left: u32) -> u32 {
     let (mut low, mut high) = (0u32, left);
-    let Some(slots) = known_slots(tid) else { return 0 };
+    let Some((state, _)) = memory_and_window(tid) else { return 0 };
+    // SAFETY: a map value, of this thread alone.
+    let slots = unsafe { (&raw const (*state).known.slots).cast::<u64>() };
     for _ in 0..10 {
         let middle = (low + high) >> 1;
         // SAFETY: the index is below the length.
@@ -474,7 +467,7 @@ unsafe extern "C" fn keep(_index: u32, walk: *mut Walk) -> u64 {
     }
     let now = walk.now();
     let (ours, theirs) = ((now.count.wrapping_sub(1) & LAST) as usize, (now.kept & LAST) as usize);
-    // What the stack before had there may not hold, where nothing needed it.
+    // A run takes all values of rbp from one walk.
     // SAFETY: the indices are below the lengths, in map values of this thread alone.
     unsafe {
         *(&raw mut (*walk.known).rbps).cast::<u64>().add(theirs) =
@@ -521,7 +514,8 @@ fn partners(walk: &Walk) -> Option<Partners> {
             *(&raw const (*walk.known).slots).cast::<u64>().add(theirs as usize),
         )
     };
-    Some(Partners { address, address_known, cfa, cfa_known: cfa_of(slot) })
+    // Both as a slot tells them, should one be no address.
+    Some(Partners { address, address_known, cfa: cfa_of(cfa.wrapping_sub(8)), cfa_known: cfa_of(slot) })
 }
 
 /// Whether both stacks have such a frame, and the same.

@@ -1,9 +1,9 @@
-/* What a frame has room for is never written: there stand return addresses of calls long gone.
- * Random calls, on a stack below that of its signal handler: functions whose frames are found in different ways call each other from two
- * places each. At every malloc and free the program writes down what its stack is: for each of its functions where it calls
- * from, and its canonical frame address.
+/* Random calls, on a stack below that of its signal handler: functions whose frames are found in different ways call
+ * each other from two places each. At every malloc and free the program writes down what its stack is: for each of its
+ * functions where its call returns to (0 for the innermost), and its canonical frame address.
  *
- * In the file that $TRUTH names: for each event count, then for each function, outermost first, (which, address, CFA), 64 bits each. */
+ * In the file that $TRUTH names: for each event count, then for each function, outermost first, (which, address, CFA),
+ * 64 bits each. */
 #include <alloca.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -18,10 +18,10 @@
 #define STAY() __asm__ volatile("" ::: "memory")
 #define KEEP(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
 
-enum { EVENTS = 60000, DEPTH = 26, HELD = 64 };
-enum { RUNS, PLAIN, WIDER, SAVES, DYNAMIC, REALIGNED, LARGE, HUGE, SIGNALS, HANDLER, TAKE, DROP };
+enum { EVENTS = 60000, DEPTH = 26, DEEPEST = 700, HELD = 64 };
+enum { RUNS, PLAIN, WIDER, SAVES, DYNAMIC, REALIGNED, LARGE, HUGE, SIGNALS, HANDLER, DEEP, TAKE, DROP };
 
-static struct { uint64_t which, address, cfa; } stack[DEPTH + 8];
+static struct { uint64_t which, address, cfa; } stack[DEEPEST];
 static int depth, events, in_handler;
 static FILE *out;
 static void *held[HELD];
@@ -87,7 +87,7 @@ __attribute__((always_inline)) static inline void go(void);
     STAY()
 
 FRAME void plain(void) { ENTER(PLAIN); BODY(); LEAVE(); }
-/* A frame 16 bytes longer. */
+/* A longer frame. What frames have room for is never written: there stand return addresses of calls long gone. */
 FRAME void wider(void) { char room[24]; ENTER(WIDER); KEEP(room); BODY(); KEEP(room); LEAVE(); }
 /* rbp among others, for values. */
 FRAME void saves(int a, int b, int c, int d, int e, int f) {
@@ -103,7 +103,8 @@ FRAME void dynamic(int count) {
     KEEP(room);
     LEAVE();
 }
-/* Where a frame is realigned, the builtin for the CFA tells the place it was aligned to; an argument on the stack stands at the CFA. */
+/* Where a frame is realigned, the builtin for the CFA tells the place it was aligned to; an argument on the stack stands
+ * at the CFA. */
 struct on_stack { long words[4]; };
 FRAME void realigned(int count, struct on_stack first) {
     ENTER(REALIGNED);
@@ -135,9 +136,19 @@ __attribute__((always_inline)) static inline void next(void) {
 }
 __attribute__((always_inline)) static inline void go(void) { if (depth < DEPTH) next(); }
 
+/* Deeper than a recorder may follow. */
+FRAME void deep(int left) {
+    ENTER(DEEP);
+    if (left > 0) deep(left - 1);
+    else for (int deeds = pick(4); deeds >= 0; deeds--) act();
+    STAY();
+    LEAVE();
+}
+
 FRAME void runs(void) {
     ENTER(RUNS);
     while (events < EVENTS) go();
+    for (int i = 0; i < 1000; i++) deep(560 + pick(3));
     while (held_count > 0) drop();
     LEAVE();
 }
