@@ -8,6 +8,7 @@ use std::process::Command;
 use tests::command::{Finished, run, start};
 use tests::inputs;
 use tests::live::live;
+use tests::process::running;
 use tests::recorder::{Record, binary, heaptape, info};
 use tests::requirements::program;
 use tests::scenario::{Scenario, every_command_reads};
@@ -360,7 +361,20 @@ fn ctrl_c_ends_target_and_recording() {
     terminal.wait_for("prompt> ");
     // The first of what is typed while the shell takes its terminal back may be dropped.
     terminal.say("        echo status=$?\n");
-    terminal.wait_for("status=130");
+    let status = loop {
+        terminal.wait_for("status=");
+        let rest = terminal.wait_for("\n");
+        // What was typed comes back first.
+        if !rest.starts_with('$') {
+            break rest;
+        }
+    };
+    // Should the target be there still: what became of its signal?
+    let left: Vec<String> = running(&built("commanded"))
+        .into_iter()
+        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
+        .collect();
+    assert_eq!(status.trim(), "130", "of programs like the target there are now: {left:#?}");
     let info = info(&trace);
     assert!(info.capture.complete);
     assert!(info.totals.alloc_count >= 1000);
