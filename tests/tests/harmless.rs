@@ -359,7 +359,7 @@ fn ctrl_c_ends_target_and_recording() {
     terminal.wait_for("done");
     terminal.say("\x03"); // Ctrl-C
     terminal.wait_for("prompt> ");
-    // The first of what is typed while the shell takes its terminal back may be dropped.
+    // A target that lives on, which it must not, reads the first of what is typed: the status is to be seen all the same.
     terminal.say("        echo status=$?\n");
     let status = loop {
         terminal.wait_for("status=");

@@ -5,14 +5,12 @@
  * In the file that $TRUTH names: for each event count, then for each function, outermost first, (which, address, CFA),
  * 64 bits each. */
 #include <alloca.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #define FRAME __attribute__((noinline, noclone))
 #define STAY() __asm__ volatile("" ::: "memory")
