@@ -95,6 +95,9 @@ fn of_c_and_of_hand_written_information() {
     alone(&stacks, 100_012, StackQuality::UnknownCode, &["?", "called_back", "take"]);
     // The last of fifty calls, a second after the first.
     complete(&stacks, 100_013, &["main", "maps_code_again", "calls_it", "called_from_copy", "take"]);
+    let other_way = |frame: &'static str| ["main", "goes_both_ways", frame, "found_by_rbp", "unmoved", "take"];
+    complete(&stacks, 100_014, &other_way("small_frame"));
+    complete(&stacks, 100_015, &other_way("large_frame"));
     let hand = |name: &'static str| ["main", "through_hand_written", name, "take"];
     complete(&stacks, 100_021, &hand("by_rbp"));
     complete(&stacks, 100_022, &hand("by_expression"));

@@ -61,6 +61,24 @@ FRAME void recurse(int depth, size_t bytes) { if (depth == 0) take(bytes); else 
 /* A frame of more than 128 KiB. */
 FRAME void huge(void) { char room[300000]; KEEP(room); take(100008); KEEP(room); }
 
+/* Two stacks that are alike from `unmoved` inwards, at the same place, while what the first left behind further out still lies
+ * in a frame that nobody wrote to: only rbp tells them apart, which `unmoved` does not save. */
+static char *sp_before;
+FRAME void unmoved(size_t bytes) {
+    char *sp;
+    __asm__ volatile("mov %%rsp, %0" : "=r"(sp));
+    if (bytes == 100015 && sp != sp_before) abort();
+    sp_before = sp;
+    take(bytes);
+    STAY();
+}
+FRAME void found_by_rbp(size_t count, size_t bytes) { char *room = __builtin_alloca(count); KEEP(room); unmoved(bytes); KEEP(room); }
+FRAME void small_frame(void) { char room[16]; KEEP(room); found_by_rbp(1024, 100014); KEEP(room); }
+FRAME void large_frame(void) { char room[16 + 1008]; KEEP(room); found_by_rbp(16, 100015); KEEP(room); }
+static void (*volatile ways[])(void) = {small_frame, large_frame, NULL};
+/* A loop, so that both return to the same place. */
+FRAME void goes_both_ways(void) { for (void (*volatile *way)(void) = ways; *way; way++) (*way)(); STAY(); }
+
 /* A signal handler on a stack of its own, while a leaf function spins. */
 static volatile int told;
 FRAME void handler_body(void) { take(100009); STAY(); }
@@ -141,6 +159,7 @@ int main(void) {
     recurse(300, 100006);
     recurse(2000, 100007);
     huge();
+    goes_both_ways();
     interrupted();
     runs_fiber();
     pthread_create(&other, NULL, thread, NULL);
