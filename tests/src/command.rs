@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "wait4 and kill have no wrapper in the standard library")]
 
 use std::io::{Read, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -112,10 +112,24 @@ impl Collector {
     }
 }
 
+/// Has a program start with the signals of a terminal as they are by default, whatever this process ignores: what a
+/// script runs in the background ignores some.
+pub fn with_default_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: signal is async-signal-safe and touches only the child.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Starts a program with its output collected and its input closed, or given when `with_stdin`.
 pub fn start(command: &mut Command, with_stdin: bool) -> Running {
     let what = format!("{command:?}");
-    let mut child = command
+    let mut child = with_default_signals(command)
         .stdin(if with_stdin { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

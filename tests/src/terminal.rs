@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use crate::command::with_default_signals;
+
 /// A program on a terminal of its own, as session leader.
 pub struct Terminal {
     master: File,
@@ -52,7 +54,7 @@ impl Terminal {
                 Ok(())
             });
         }
-        let child = command.spawn().expect("the program starts");
+        let child = with_default_signals(command).spawn().expect("the program starts");
         let (sender, chunks) = channel();
         let mut reader = master.try_clone().expect("descriptors can be copied");
         std::thread::spawn(move || {

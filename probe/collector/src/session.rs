@@ -150,8 +150,12 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     let (output, sink) = Output::create(&options.output, options.tuning.floor)?;
     let guardian = Guardian::start(&kernel)
         .map_err(|source| CollectError::System { doing: "cannot start the guardian process".into(), source })?;
-    let asking = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    let mask = tracer::block_signals(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD]);
+    let mut asking = vec![libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    // What we were started to ignore (under nohup, in the background of a script) means neither us nor the target. But an
+    // `attach` in the background of a script is ended by `kill -INT`, as other tools of its kind are.
+    let attaching = matches!(subject, Subject::Process(_));
+    asking.retain(|&signal| !tracer::is_ignored(signal) || attaching && signal == libc::SIGINT);
+    let mask = tracer::block_signals(&[asking.as_slice(), &[libc::SIGCHLD]].concat());
     let before = Before { mask, files: tracer::raise_file_limit() };
     let system = |doing: &str, source| CollectError::System { doing: doing.into(), source };
     let asked = tracer::signal_fd(&asking).map_err(|source| system("cannot watch for signals", source))?;

@@ -1,11 +1,11 @@
 //! Ends a recording while targets still run. Responsible for leaving each as it would be without us.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use trace_format::event::EndReason;
 
 use super::{
-    DETACH_PATIENCE, Tracer,
+    DETACH_PATIENCE, END_PATIENCE, Tracer,
     ptrace::{self, Wait},
 };
 use crate::notice::What;
@@ -29,16 +29,9 @@ impl Tracer {
         for tid in self.tasks.keys() {
             let _ = ptrace::interrupt(*tid);
         }
-        let deadline = Instant::now() + DETACH_PATIENCE;
-        while !self.tasks.is_empty() && Instant::now() < deadline {
-            match ptrace::wait_any() {
-                Ok(Some(wait)) => self.let_go(wait),
-                Ok(None) => {
-                    ptrace::poll(&[], 1);
-                }
-                Err(_) => break,
-            }
-        }
+        self.let_go_until(DETACH_PATIENCE, |tracer| tracer.tasks.is_empty());
+        // A program that we launched may end of a signal that came last: its status is our caller's.
+        self.let_go_until(END_PATIENCE, |tracer| !tracer.root_signalled || tracer.outcome.status.is_some());
         for pid in pids {
             if self.processes.contains_key(&pid) {
                 self.end_threads(pid, false);
@@ -47,6 +40,20 @@ impl Tracer {
         }
         for (_, process) in std::mem::take(&mut self.processes) {
             self.retire(process);
+        }
+    }
+
+    fn let_go_until(&mut self, patience: Duration, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + patience;
+        while !done(self) && Instant::now() < deadline {
+            match ptrace::wait_any() {
+                Ok(Some(wait)) => self.let_go(wait),
+                Ok(None) => {
+                    ptrace::poll(&[], 1);
+                }
+                // Nothing is traced any more, and nothing that is left is a child of ours.
+                Err(_) => break,
+            }
         }
     }
 
@@ -73,7 +80,8 @@ impl Tracer {
     fn release(&mut self, tid: u32, signal: i32) {
         let _ = ptrace::detach(tid, signal);
         self.forget(tid);
-        self.tasks.remove(&tid);
+        let pid = self.tasks.remove(&tid);
+        self.root_signalled |= signal != 0 && pid == Some(self.root);
     }
 
     fn forget(&mut self, tid: u32) {

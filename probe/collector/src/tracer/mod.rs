@@ -38,7 +38,7 @@ use std::{
 use probe_abi::{STOP_BACKPRESSURE, STOP_CHECK, STOP_LINK_MAP};
 use trace_format::{event::EndReason, table::Origin};
 
-pub(crate) use self::ptrace::{block_signals, pipe, poll, raise_file_limit, signal_fd, wait_for};
+pub(crate) use self::ptrace::{block_signals, is_ignored, pipe, poll, raise_file_limit, signal_fd, wait_for};
 use self::{
     check::Checker,
     ptrace::{Gated, Wait},
@@ -162,6 +162,8 @@ pub(crate) struct Tracer {
     /// Threads that rest until the ring is drained.
     held: Vec<(u32, Instant)>,
     root: u32,
+    /// Whether the root was let go with a signal.
+    root_signalled: bool,
     /// Whether the root has not yet executed its program.
     at_gate: bool,
     outcome: Outcome,
@@ -194,6 +196,7 @@ impl Tracer {
             early: HashSet::new(),
             held: Vec::new(),
             root: 0,
+            root_signalled: false,
             at_gate: false,
             outcome: Outcome::default(),
             bell,
@@ -473,7 +476,13 @@ impl Tracer {
     fn ended(&mut self, tid: u32, status: i32, cpu_ns: u64) {
         self.early.remove(&tid);
         self.held.retain(|(held, _)| *held != tid);
-        let Some(pid) = self.tasks.remove(&tid) else { return };
+        let Some(pid) = self.tasks.remove(&tid) else {
+            // Let go with the signal that ended it.
+            if tid == self.root {
+                self.outcome.status = Some(status);
+            }
+            return;
+        };
         let state = self.kernel.take_thread(tid).map(Box::new);
         let recorded = self.processes.get(&pid).is_some_and(|process| process.recorded);
         if recorded {
@@ -565,3 +574,5 @@ impl Tracer {
 
 /// How long the end of a recording waits for threads to stop before it leaves them to the kernel.
 const DETACH_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it waits for a launched program to end of a signal that it was let go with.
+const END_PATIENCE: Duration = Duration::from_millis(500);

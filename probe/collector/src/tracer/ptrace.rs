@@ -121,6 +121,14 @@ pub(crate) fn block_signals(signals: &[c_int]) -> libc::sigset_t {
     }
 }
 
+/// Whether this process ignores a signal, as it does when its parent made it so.
+pub(crate) fn is_ignored(signal: c_int) -> bool {
+    let mut action = default_action();
+    // SAFETY: asks only; the structure is live.
+    unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     // SAFETY: signal sets are plain memory, initialised before use.
     unsafe {
