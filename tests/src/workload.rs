@@ -91,6 +91,7 @@ const WORKLOADS: &[Workload] = &[
     c("prefixed-je-static", &["prefixed.c"], &["-DPREFIX=je_", "-static"]),
     c("reuse_race", &["reuse_race.c"], &["-pthread"]),
     c("rlimit", &["rlimit.c"], &[]),
+    c("same_slot", &["same_slot.c"], &[]),
     c("signals", &["signals.c"], &[]),
     c("spawn", &["spawn.c"], &["-pthread"]),
     c("stack_random", &["stacks/random.c"], STACK_FLAGS),

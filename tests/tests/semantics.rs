@@ -145,6 +145,13 @@ fn an_interposed_malloc_left_by_longjmp() {
     exact("own_malloc", &[]);
 }
 
+/// Our programs keep what they know of a thread by its id, in 8192 places and a table for those whose place is taken.
+#[test]
+fn threads_that_share_a_place_of_the_recorders() {
+    let Some(_live) = live() else { return };
+    exact("same_slot", &["8192"]);
+}
+
 /// What becomes of a block whose realloc never came back is open; that everything else is exact is not.
 #[test]
 fn a_realloc_left_by_longjmp() {

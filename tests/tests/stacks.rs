@@ -256,3 +256,34 @@ fn of_random_calls() {
         "{at} events, {moved_count} times a frame was in another call, {deep_count} stacks too deep"
     );
 }
+
+/// A thread whose place for walks becomes free keeps what is known of its frames: they are in the same calls as before.
+#[test]
+fn of_threads_that_share_a_place_of_the_recorders() {
+    let Some(_live) = live() else { return };
+    let recording = Record::new([built("same_slot").as_os_str(), "8192".as_ref()]).options(&["--quiet"]).finish();
+    let trace = Trace::open(&recording.expect_status(0).trace).expect("the trace can be read");
+    let tables = trace.tables.clone();
+    let (mut second, mut before, mut count) = (None, StackId::EMPTY, 0);
+    trace
+        .for_each_chunk(0, |events| {
+            for event in events {
+                if matches!(event.op, Op::Alloc { size_bytes: 1409, .. }) {
+                    (second, before) = (Some(event.thread), event.stack);
+                    continue;
+                }
+                if second != Some(event.thread) || event.walk.quality == StackQuality::NotTaken {
+                    continue;
+                }
+                let shared = tables.shared_depth(before, event.stack).saturating_sub(event.walk.renewed);
+                // Of those that are elsewhere in their code, the outermost may go on too.
+                let goes_on = shared as usize + usize::from(event.walk.moved);
+                let names = names(event.stack, &tables);
+                let main = names.iter().position(|name| name == "main").expect("it calls from main");
+                assert!(goes_on > main, "{:?}: of {names:?} only {goes_on} frames are still the same calls", event.op);
+                (before, count) = (event.stack, count + 1);
+            }
+        })
+        .expect("the trace can be read");
+    assert_eq!(count, 4, "both halves of a realloc, free, calloc");
+}

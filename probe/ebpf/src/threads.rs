@@ -28,10 +28,14 @@ pub(crate) fn find_or_make(tid: u32) -> Option<*mut ThreadState> {
 /// An all-zero value to start with; a program's stack is too small for it.
 static ZERO_THREAD: [u64; size_of::<ThreadState>() / 8] = [0; size_of::<ThreadState>() / 8];
 
-/// Takes the thread's slot if nobody has it, else a place in the hash table. A slot given back is all zero.
+/// Takes the thread's slot if nobody has it, else a place in the hash table. A slot given back is all zero. Who is in the
+/// table stays there, even once the slot is free: its calls may be pending.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn make(tid: u32) -> u32 {
+    if THREADS.get_ptr_mut(tid).is_some() {
+        return 1;
+    }
     let Some(slot) = SLOTS.get_ptr_mut(tid & (THREAD_SLOTS - 1)) else { return 0 };
     let owner = unsafe { &raw mut (*slot).tid };
     // SAFETY: the field is aligned and lives in a map value.

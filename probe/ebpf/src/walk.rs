@@ -82,14 +82,15 @@ pub(crate) fn memory(tid: u32) -> Option<*mut WalkState> {
     if unsafe { (*slot).tid } == tid as u64 {
         return Some(slot);
     }
+    // Who is there stays there, even once its slot is free: what is known of its frames is.
+    if let Some(known) = MORE_WALKS.get_ptr_mut(tid) {
+        return Some(known);
+    }
     let owner = unsafe { &raw mut (*slot).tid };
     // SAFETY: the field is aligned and lives in a map value.
     let (_, taken) = unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(owner, 0, tid as u64) };
     if taken {
         return Some(slot);
-    }
-    if let Some(known) = MORE_WALKS.get_ptr_mut(tid) {
-        return Some(known);
     }
     // Any value will do for the frames, and a program's stack is too small to make one.
     MORE_WALKS.insert(tid, unsafe { &*slot }, 1).ok()?;
