@@ -1,10 +1,8 @@
-//! Loads the eBPF object and gives typed access to its maps. Responsible for what the kernel must offer and for saying
-//! in words what is missing; not for where probes stand.
+//! Loads the eBPF object and gives typed access to its maps; not responsible for where probes stand.
 
-#![expect(unsafe_code, reason = "map values are plain bytes by declaration; one bpf(2) call that aya lacks")]
+#![expect(unsafe_code, reason = "map values are plain bytes by declaration")]
 
 use std::{
-    fs,
     num::NonZeroU32,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::Path,
@@ -15,22 +13,25 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{
         UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope},
     },
 };
 use probe_abi::{
-    COOKIE_PLACE_SHIFT, Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, Place,
-    THREAD_SLOTS, ThreadState, WalkState,
+    Control, CpuState, Descriptor, KNOWN_RULES, MAX_DESCRIPTORS, PENDING_DEPTH, Pending, THREAD_SLOTS, ThreadState,
+    WalkState,
     unwind::{MAX_WIDE_RULES, Mapping, WideRule},
 };
 
 use super::{
+    costs::{ProgramCosts, program_info},
+    hooks::{Hook, Link, LinkKind, Wanted},
     multi::{MultiPrograms, Point},
+    requirements::{check_machine, explain, kernel_version, missing},
     ring::Ring,
     tables::{TableTotals, Tables},
     walks::Walks,
 };
-use crate::{error::CollectError, machine, unwind::UnwindTable};
+use crate::{error::CollectError, unwind::UnwindTable};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../heaptape.bpf.o");
 
@@ -83,104 +84,6 @@ const NO_THREAD: ThreadState = ThreadState {
         reserved: [0; 4],
     }; PENDING_DEPTH],
 };
-
-/// Which program a probe runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// Entry of an allocator function.
-    Enter,
-    /// Its return, by return probe.
-    Leave,
-    /// Its return, by a probe on a `ret` instruction.
-    LeaveAtRet,
-    /// The dynamic linker's report.
-    LinkMap,
-    /// A marked place.
-    Marker,
-}
-
-impl Hook {
-    const ALL: [Self; 5] = [Self::Enter, Self::Leave, Self::LeaveAtRet, Self::LinkMap, Self::Marker];
-
-    /// The program to run. One program can be a return probe and another probe at a time, but for links of the kind `Perf`.
-    fn program(self, tuning: Tuning, kind: LinkKind) -> &'static str {
-        let walks = tuning.max_frames > 0;
-        let returns = self == Self::Leave && kind == LinkKind::Perf;
-        match self {
-            Self::LinkMap => "link_map",
-            _ if tuning.floor => {
-                if returns {
-                    "empty_return"
-                } else {
-                    "empty"
-                }
-            }
-            _ if returns => {
-                if walks {
-                    "call_return"
-                } else {
-                    "call_return_bare"
-                }
-            }
-            _ => {
-                if walks {
-                    "call"
-                } else {
-                    "call_bare"
-                }
-            }
-        }
-    }
-
-    /// What a probe's program gets to know it by.
-    fn cookie(self, row: u32) -> u64 {
-        let place = match self {
-            Self::Leave => Place::Return,
-            Self::LeaveAtRet => Place::Ret,
-            Self::Marker => Place::Marker,
-            Self::Enter | Self::LinkMap => Place::Entry,
-        };
-        (place as u64) << COOKIE_PLACE_SHIFT | u64::from(row)
-    }
-}
-
-/// One or more placed probes; dropping it removes them, which waits for a grace period of the kernel.
-pub enum Link {
-    /// All probes of a hook in a file.
-    Multi(OwnedFd),
-    /// One probe.
-    Single(UProbeLink),
-}
-
-/// The kind of links in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkKind {
-    /// One link for many probes (Linux 6.6). Runs for one process, also where others share its memory.
-    Multi,
-    /// One perf event for each probe. Runs for whoever shares the memory of the process.
-    Perf,
-}
-
-impl LinkKind {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Multi => "uprobe_multi",
-            Self::Perf => "perf event",
-        }
-    }
-}
-
-/// A probe to place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// What it runs.
-    pub hook: Hook,
-    /// Offset in the file.
-    pub offset: u64,
-    /// Row of the descriptor table.
-    pub cookie: u32,
-}
 
 /// How the programs behave; see `probe_abi::Control`.
 #[derive(Debug, Clone, Copy)]
@@ -249,10 +152,6 @@ impl RowTable {
             })
         })
     }
-}
-
-pub(super) fn missing(what: impl std::fmt::Display) -> CollectError {
-    CollectError::Unsupported { reason: what.to_string() }
 }
 
 impl Kernel {
@@ -433,15 +332,13 @@ impl Kernel {
     pub fn take_thread(&mut self, tid: u32) -> Option<ThreadState> {
         self.walks.release(tid);
         let index = tid % THREAD_SLOTS;
-        if let Ok(Row(state)) = self.slots.get(&index, 0)
-            && state.tid == u64::from(tid)
-        {
+        let state = self.thread(tid);
+        if state.is_some_and(|state| self.slots.get(&index, 0).is_ok_and(|Row(slot)| slot.tid == state.tid)) {
             let _ = self.slots.set(index, Row(NO_THREAD), 0);
-            return Some(state);
         }
-        let Row(state) = self.threads.get(&tid, 0).ok()?;
+        // It may have been there before its slot was free.
         let _ = self.threads.remove(&tid);
-        Some(state)
+        state
     }
 
     /// What is known of a thread's calls now.
@@ -514,85 +411,4 @@ pub(super) fn share(map: &Map) -> Result<OwnedFd, CollectError> {
         unreachable!("maps of other kinds are not shared")
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|error| missing(format!("a map cannot be shared: {error}")))
-}
-
-/// What the kernel counted of our programs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ProgramCosts {
-    /// Runs skipped by recursion protection.
-    pub missed_run_count: u64,
-    /// Time inside the programs, where kept.
-    pub run_time_ns: u64,
-    /// Runs, where kept.
-    pub run_count: u64,
-}
-
-fn program_info(fd: i32) -> Option<aya_obj::generated::bpf_prog_info> {
-    const OBJ_GET_INFO_BY_FD: i64 = 15;
-    #[repr(C)]
-    struct Attributes {
-        fd: u32,
-        length: u32,
-        info: u64,
-        padding: [u64; 14],
-    }
-    // SAFETY: the info is plain integers.
-    let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut attributes =
-        Attributes { fd: fd as u32, length: size_of_val(&info) as u32, info: (&raw mut info) as u64, padding: [0; 14] };
-    // SAFETY: the attributes name a buffer of the length given, which outlives the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<Attributes>()) };
-    (result == 0).then_some(info)
-}
-
-/// Refuses machines and kernels we cannot record on, in a sentence.
-fn check_machine() -> Result<(), CollectError> {
-    if !cfg!(target_arch = "x86_64") {
-        return Err(missing("recording needs an x86-64 machine; traces can be analysed anywhere"));
-    }
-    // SAFETY: no preconditions.
-    if unsafe { libc::geteuid() } != 0 && !has_bpf_capabilities() {
-        return Err(missing(
-            "recording needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN): run it with sudo",
-        ));
-    }
-    if kernel_version() < (6, 1) {
-        return Err(missing(format!("recording needs Linux 6.1 or newer, this is {}", machine::kernel_release())));
-    }
-    if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
-        return Err(missing("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): use a kernel built with them"));
-    }
-    Ok(())
-}
-
-/// Major and minor version of the running kernel.
-fn kernel_version() -> (u32, u32) {
-    let release = machine::kernel_release();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// Whether the effective capabilities suffice (`CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`, `CAP_PERFMON`, `CAP_BPF`).
-fn has_bpf_capabilities() -> bool {
-    const NEEDED: [u32; 4] = [21, 19, 38, 39];
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-        .unwrap_or(0);
-    NEEDED.iter().all(|bit| effective >> bit & 1 == 1)
-}
-
-/// An error with all its causes in one line.
-pub(super) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = format!("the kernel refused our eBPF programs: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -17,7 +17,8 @@ use probe_abi::unwind::{MAX_MAPPINGS, MAX_TABLES, MAX_WIDE_RULES, Mapping, Space
 
 use super::{
     map,
-    programs::{Row, explain, missing, share},
+    programs::{Row, share},
+    requirements::{explain, missing},
 };
 use crate::{error::CollectError, unwind::UnwindTable};
 

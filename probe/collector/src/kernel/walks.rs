@@ -12,7 +12,8 @@ use probe_abi::{WALK_SLOTS, WINDOW_BYTES, WalkState, Window};
 
 use super::{
     map,
-    programs::{Row, WalkMemory, explain, missing, share},
+    programs::{Row, WalkMemory, share},
+    requirements::{explain, missing},
 };
 use crate::error::CollectError;
 
