@@ -8,42 +8,47 @@
 //!   guardian      another process, for the worst case
 //! ```
 
+mod finish;
+mod output;
+mod taking;
+
 use std::{
-    collections::VecDeque,
     ffi::OsString,
     fs::File,
     io,
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver, TryRecvError},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
 use trace_format::{
-    ModuleId, TraceWriter, WriteError,
+    ModuleId, TraceWriter,
     table::{FrameSymbols, Header, Tables},
     writer::WriterOptions,
 };
 
+use self::{
+    finish::{Ending, finish},
+    output::Output,
+    taking::take_in,
+};
 use crate::{
     CollectError,
     guardian::Guardian,
-    intake::{Finished, Intake, Progress},
-    kernel::{Kernel, Ring, Tuning},
+    intake::{Intake, Progress},
+    kernel::{Kernel, Tuning},
     machine,
     markers::MarkerProfile,
-    notice::Notice,
     placer::Placer,
-    tracer::{self, Before, Following, Outcome, Signals, Subject, Tracer},
+    tracer::{self, Before, Following, Signals, Subject, Tracer},
 };
 
-/// How often a trace is brought to disk although its chunk is not full.
-const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// How long a launched program may take to end by itself after a signal that it probably got too.
 const GRACE: Duration = Duration::from_millis(500);
 /// Compression while recording: the fastest; every saved microsecond is the target's.
@@ -218,9 +223,16 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
             return Err(error);
         }
     };
-    let held_ns = signals.held_ns.load(Ordering::Relaxed);
-    let finished =
-        finish(intake, broken, &kernel, &outcome, &progress, held_ns, placer.unwind_build_ns(), end, began, symbolise);
+    let ending = Ending {
+        kernel: &kernel,
+        outcome: &outcome,
+        progress: &progress,
+        held_ns: signals.held_ns.load(Ordering::Relaxed),
+        unwind_build_ns: placer.unwind_build_ns(),
+        end,
+        began,
+    };
+    let finished = finish(intake, broken, &ending, symbolise);
     placer.finish();
     output.give_to_user();
     let (mut recorded, failed_on_disk) = finished;
@@ -270,177 +282,6 @@ fn watch(
     }
 }
 
-/// Reads ring and inbox in one order until the tracer is gone and the ring is empty.
-fn take_in(
-    mut intake: Intake,
-    mut ring: Ring,
-    inbox: &Receiver<Notice>,
-    signals: &Signals,
-    drained: &AtomicBool,
-) -> (Intake, Option<WriteError>) {
-    let gauge = ring.gauge();
-    let mut pace = Pace::new(ring.size_bytes());
-    let mut waiting: VecDeque<Notice> = VecDeque::new();
-    let mut flushed = Instant::now();
-    let mut broken: Option<WriteError> = None;
-    let mut tracing = true;
-    loop {
-        // The end first, the inbox second: what a record depends on was sent before the record was reserved.
-        let end = gauge.position();
-        while tracing {
-            match inbox.try_recv() {
-                Ok(notice) => waiting.push_back(notice),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => tracing = false,
-            }
-        }
-        let before = ring.position();
-        while let Some(notice) = waiting.front() {
-            let position = notice.position.min(end);
-            if !read_records(&mut ring, position, &mut intake, &mut broken) || notice.position > end {
-                break;
-            }
-            let notice = waiting.pop_front().expect("it was at the front");
-            if broken.is_none() {
-                broken = intake.notice(notice.what, notice.time_ns).err();
-            }
-        }
-        if waiting.is_empty() {
-            read_records(&mut ring, end, &mut intake, &mut broken);
-        }
-        if broken.is_some() && !drained.swap(true, Ordering::AcqRel) {
-            signals.broken.store(true, Ordering::Release);
-            signals.stop();
-        }
-        intake.report();
-        if !tracing && waiting.is_empty() && ring.position() == gauge.position() {
-            return (intake, broken);
-        }
-        if broken.is_none() && flushed.elapsed() >= FLUSH_EVERY {
-            flushed = Instant::now();
-            broken = intake.flush().err();
-        }
-        if tracing {
-            pace.rest(ring.position() - before);
-        }
-    }
-}
-
-/// How long the intake rests between two passes. Nobody wakes it: a wake-up for each event would cost more than the
-/// event. A pass that found little is followed by a rest in which a busy target fills a fraction of the ring at most.
-struct Pace {
-    ring_bytes: u64,
-    shortest: Duration,
-    next: Duration,
-}
-
-impl Pace {
-    /// Bytes that a busy target writes per millisecond, about.
-    const BUSY_BYTES_PER_MS: u64 = 150_000;
-    const LONGEST: Duration = Duration::from_millis(20);
-
-    fn new(ring_bytes: u64) -> Self {
-        let millis = (ring_bytes / 4) as f64 / Self::BUSY_BYTES_PER_MS as f64;
-        let shortest =
-            Duration::from_secs_f64(millis / 1000.0).clamp(Duration::from_micros(100), Duration::from_millis(8));
-        Self { ring_bytes, shortest, next: shortest }
-    }
-
-    /// Rests after a pass over `read_bytes`.
-    fn rest(&mut self, read_bytes: u64) {
-        if read_bytes >= self.ring_bytes / 4 {
-            self.next = self.shortest;
-            return;
-        }
-        self.next = if read_bytes == 0 { (self.next * 2).min(Self::LONGEST) } else { self.shortest };
-        thread::sleep(self.next);
-    }
-}
-
-fn read_records(ring: &mut Ring, end: u64, intake: &mut Intake, broken: &mut Option<WriteError>) -> bool {
-    ring.read_until(end, intake, Intake::foresee, |intake, bytes| {
-        if broken.is_none()
-            && let Err(error) = intake.record(bytes)
-        {
-            *broken = Some(error);
-        }
-    })
-}
-
-#[expect(clippy::too_many_arguments, reason = "everything a recording knows comes together here")]
-fn finish(
-    mut intake: Intake,
-    mut broken: Option<WriteError>,
-    kernel: &Kernel,
-    outcome: &Outcome,
-    progress: &Progress,
-    held_ns: u64,
-    unwind_build_ns: u64,
-    end: &str,
-    began: Instant,
-    symbolise: Box<Symbolise<'_>>,
-) -> (Recorded, bool) {
-    let failed_on_disk = broken.is_some();
-    let mut ring_failure_count = 0;
-    let mut stop_count = 0;
-    let mut full_table_count = 0;
-    let mut timed = (0, 0);
-    for (cpu, state) in kernel.cpu_states().iter().enumerate() {
-        ring_failure_count += state.lost_count;
-        stop_count += state.stop_count;
-        full_table_count += state.thread_failure_count;
-        timed.0 += state.timed_walk_count;
-        timed.1 += state.timed_walk_ns;
-        if state.untold.first_ns != 0 && broken.is_none() {
-            broken = intake.untold_loss(cpu as u32, state.untold).err();
-        }
-    }
-    let Finished { writer, mut stats, files, starts } = intake.into_parts();
-    if full_table_count > 0 {
-        stats.warnings.push(format!("{full_table_count} calls came from more threads than can be recorded at once"));
-    }
-    let costs = kernel.program_costs();
-    stats.ring_failure_count = ring_failure_count;
-    let tables = kernel.table_totals();
-    stats.unwind_sample_count = timed.0;
-    stats.unwind_sample_ns = timed.1;
-    stats.unwind_table_count = tables.table_count;
-    stats.unwind_row_count = tables.row_count;
-    stats.unwind_kernel_bytes = kernel.unwind_bytes();
-    stats.unwind_build_ns = unwind_build_ns;
-    stats.missed_run_count = costs.missed_run_count;
-    stats.program_ns = costs.run_time_ns;
-    stats.program_run_count = costs.run_count;
-    stats.backpressure_stop_count = stop_count;
-    stats.backpressure_ns = held_ns;
-    stats.target_cpu_ns = outcome.target_cpu_ns;
-    end.clone_into(&mut stats.end);
-    let mut recorded = Recorded {
-        status: None,
-        pid: 0,
-        still_running: false,
-        event_count: writer.event_count(),
-        file_bytes: writer.written_bytes(),
-        process_count: progress.process_count.load(Ordering::Relaxed),
-        lost_count: ring_failure_count,
-        warnings: stats.warnings.clone(),
-        failure: None,
-    };
-    match broken {
-        Some(error) => recorded.failure = Some(error.into()),
-        None => {
-            let symbols = symbolise(writer.tables(), files, &starts);
-            stats.recorder_cpu_ns = machine::own_cpu_ns();
-            stats.wall_ns = began.elapsed().as_nanos() as u64;
-            match writer.finish(stats, symbols) {
-                Ok(written) => recorded.file_bytes = written.file_bytes,
-                Err(error) => recorded.failure = Some(error.into()),
-            }
-        }
-    }
-    (recorded, failed_on_disk)
-}
-
 fn header(subject: &Subject, options: &Options) -> Header {
     let tuning = &options.tuning;
     let (command, attached_pid) = match subject {
@@ -466,36 +307,5 @@ fn header(subject: &Subject, options: &Options) -> Header {
             format!("ring-bytes={}", tuning.ring_bytes),
             format!("addresses={}", options.addresses),
         ],
-    }
-}
-
-/// The file a trace goes to; none where only the cost of probes is measured.
-struct Output(Option<File>);
-
-impl Output {
-    fn create(path: &Path, floor: bool) -> Result<(Self, Box<dyn io::Write + Send>), CollectError> {
-        if floor {
-            return Ok((Self(None), Box::new(io::sink())));
-        }
-        let failed = |source| CollectError::Output { path: path.to_owned(), source };
-        let file = File::create(path).map_err(failed)?;
-        let sink = file.try_clone().map_err(failed)?;
-        Ok((Self(Some(file)), Box::new(sink)))
-    }
-
-    /// The trace belongs to the person behind sudo.
-    fn give_to_user(&self) {
-        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-        if let (Some(file), Some(user), Some(group)) = (&self.0, id("SUDO_UID"), id("SUDO_GID")) {
-            // A file system without owners is no reason to fail.
-            let _ = std::os::unix::fs::fchown(file, Some(user), Some(group));
-        }
-    }
-
-    /// Nothing was recorded: leave no empty file behind.
-    fn discard(&self, path: &Path) {
-        if self.0.as_ref().is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
