@@ -200,6 +200,31 @@ fn the_recorder_stops_and_the_target_goes_on() {
     }
 }
 
+/// A recording that ends while threads rest for it, or are about to: none of them stays stopped.
+#[test]
+fn nobody_stays_stopped_when_the_recording_ends() {
+    let Some(_live) = live() else { return };
+    let churn = built("churn");
+    let mut target = tests::command::start(Command::new(&churn).args(["4", "1000000000"]), false);
+    target.wait_until("the target to run", |target| thread_states(target.pid()).len() > 1);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut moments = Moments(55_555);
+    for round in 0..10 {
+        let mut line = heaptape(&["attach", "--quiet", "--lossless", "--stacks", "none", "--ring-bytes", "4096", "-o"]);
+        line.arg(dir.path().join("run.htape")).arg(target.pid().to_string());
+        let mut recorder = tests::command::start(&mut line, false);
+        recorder
+            .wait_until("the recording to begin", |_| breakpoints(target.pid()).is_some_and(|found| !found.is_empty()));
+        std::thread::sleep(Duration::from_millis(50 + moments.next_ms(50)));
+        signal(recorder.pid(), libc::SIGTERM);
+        recorder.finish().success("the recorder");
+        let states = thread_states(target.pid());
+        assert!(!states.contains(&'T') && !states.contains(&'t'), "round {round}: {states:?}");
+    }
+    signal(target.pid(), libc::SIGKILL);
+    target.finish();
+}
+
 /// A file system of one MiB.
 struct SmallDisk(tempfile::TempDir);
 

@@ -48,8 +48,11 @@ impl Guardian {
         }
     }
 
-    /// Ends the guardian: the recorder leaves nothing stopped.
-    pub(crate) fn dismiss(self) {
+    /// Ends the guardian, or leaves it to resume what may stop yet.
+    pub(crate) fn dismiss(self, leaves_stops: bool) {
+        if leaves_stops {
+            return;
+        }
         let pipe = ManuallyDrop::new(self.pipe);
         // SAFETY: one byte from a live buffer; the child is ours.
         unsafe {

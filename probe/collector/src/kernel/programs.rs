@@ -321,6 +321,16 @@ impl Kernel {
         link.map(Link::Single).map_err(|error| explain(&error))
     }
 
+    /// Whether our programs have sent a thread a stop that [`Self::take_stop`] has not met.
+    pub fn is_stopping(&self, tid: u32) -> bool {
+        self.stops.get(&tid, 0).is_ok()
+    }
+
+    /// Whether they have sent any thread such a stop.
+    pub fn is_any_stopping(&self) -> bool {
+        self.stops.keys().next().is_some()
+    }
+
     /// Why our programs stopped a thread, if they did; forgets it.
     pub fn take_stop(&mut self, tid: u32) -> Option<u32> {
         let reason = self.stops.get(&tid, 0).ok()?;

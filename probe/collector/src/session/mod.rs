@@ -213,7 +213,7 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     };
     let (kernel, mut placer, outcome) = traced.join().expect("the tracer does not panic");
     let (intake, broken) = taking.join().expect("the intake does not panic");
-    guardian.dismiss();
+    guardian.dismiss(kernel.is_any_stopping());
     let pid = match first {
         Ok(pid) => pid,
         Err(error) => {

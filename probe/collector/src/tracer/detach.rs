@@ -77,7 +77,12 @@ impl Tracer {
         }
     }
 
+    /// Lets a thread go with a signal, unless a stop of ours is still on its way to it: nobody else would resume it.
     fn release(&mut self, tid: u32, signal: i32) {
+        if self.kernel.is_stopping(tid) {
+            let _ = ptrace::resume(tid, signal);
+            return;
+        }
         let _ = ptrace::detach(tid, signal);
         self.forget(tid);
         let pid = self.tasks.remove(&tid);

@@ -159,6 +159,8 @@ impl Tracer {
             }
             return;
         };
+        // It may have ended before a stop of ours reached it.
+        let _ = self.kernel.take_stop(tid);
         let state = self.kernel.take_thread(tid).map(Box::new);
         let recorded = self.processes.get(&pid).is_some_and(|process| process.recorded);
         if recorded {
