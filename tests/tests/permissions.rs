@@ -80,6 +80,37 @@ fn the_trace_belongs_to_the_user_behind_sudo() {
     assert_eq!(recording.expect_status(0).finished.stdout_text(), "0\n");
 }
 
+/// What stood at the trace's name is kept until a recording begins, and stays whose it is.
+#[test]
+fn what_was_there_before_is_kept() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = dir.path().join("run.htape");
+    std::fs::write(&trace, "what was there before").expect("the folder is ours");
+    let attempts: [&[&str]; 2] = [&["record", "--quiet", "-o"], &["attach", "--quiet", "-o"]];
+    for attempt in attempts {
+        let mut command = heaptape(attempt);
+        command.arg(&trace);
+        if attempt[0] == "record" {
+            command.args(["--", "/nonexistent/program"]);
+        } else {
+            command.arg("4194304");
+        }
+        assert_ne!(run(&mut command).shell_status(), 0);
+        assert_eq!(std::fs::read_to_string(&trace).expect("it is still there"), "what was there before", "{attempt:?}");
+    }
+    let longer = vec![b'x'; 1 << 20];
+    std::fs::write(&trace, longer).expect("the folder is ours");
+    for output in [trace.as_path(), std::path::Path::new("/dev/null")] {
+        let mut command = heaptape(&["record", "--quiet", "-o"]);
+        command.arg(output).arg("--").arg(built("leaf")).env("SUDO_UID", "65534").env("SUDO_GID", "65534");
+        run(&mut command).success("record");
+        let file = std::fs::metadata(output).expect("it is still there");
+        assert_eq!((file.uid(), file.gid()), (0, 0), "{output:?} changed hands");
+    }
+    run(heaptape(&["verify"]).arg(&trace)).success("verify");
+}
+
 #[test]
 fn usage_errors_and_unreadable_files_have_their_own_status() {
     let finished = run(&mut heaptape(&["info", "/nonexistent.htape"]));

@@ -299,3 +299,17 @@ fn attached_to_under_another_tracer() {
     target.say("q");
     target.finish().success("the program");
 }
+
+/// Processes that wait for their children are told apart from them: what all took is counted once.
+#[test]
+fn time_of_children_is_counted_once() {
+    let Some(_live) = live() else { return };
+    let source = tests::inputs::path("medium.c").display().to_string();
+    let script = format!("(gcc -O1 -c {source} -o /dev/null; :); gcc -O1 -c {source} -o /dev/null");
+    let recording = Record::new(["bash", "-c", &script]).options(&["--quiet"]).finish().expect_status(0);
+    let info = tests::recorder::json("info", &recording.trace);
+    let seconds = |field: &str| info.pointer(field).and_then(serde_json::Value::as_f64).expect("a number") / 1e9;
+    let targets = seconds("/capture/overhead/target_cpu_ns");
+    let all = recording.finished.cpu.as_secs_f64() - seconds("/capture/overhead/recorder_cpu_ns");
+    assert!((0.7..1.3).contains(&(targets / all)), "{targets} s of targets, {all} s beside the recorder");
+}

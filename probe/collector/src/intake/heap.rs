@@ -50,7 +50,7 @@ impl Slot {
 }
 
 /// One address space. Grows with the number of distinct addresses handed out, never with the length of the recording.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Heap {
     /// A power of two, at most two thirds full, or none.
     slots: Vec<Slot>,
@@ -102,7 +102,13 @@ impl Heap {
         self.put(released.0);
     }
 
-    /// Requested bytes of all live blocks.
+    /// The copy of a forked child. What it inherits is the parent's and weighs nothing here.
+    pub(super) fn inherited(&self) -> Self {
+        let slots = self.slots.iter().map(|slot| Slot { size_bytes: 0, ..*slot }).collect();
+        Self { slots, count: self.count, live_bytes: 0 }
+    }
+
+    /// Requested bytes of all live blocks that are its own.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
@@ -193,6 +199,19 @@ mod tests {
         heap.revive(released.expect("it was live"));
         assert_eq!(heap.live_bytes(), 8);
         assert_eq!(heap.dies(LIBC, &[], 0x1000).0, Target::Block(BlockId(0)));
+    }
+
+    #[test]
+    fn what_a_child_inherits_weighs_nothing() {
+        let mut parent = Heap::default();
+        parent.born(LIBC, 0x1000, BlockId(0), 8);
+        parent.born(LIBC, 0x2000, BlockId(1), 16);
+        let mut child = parent.inherited();
+        assert_eq!(child.live_bytes(), 0);
+        assert_eq!(child.born(LIBC, 0x3000, BlockId(2), 32), None);
+        assert_eq!(child.dies(LIBC, &[], 0x1000).0, Target::Block(BlockId(0)));
+        assert_eq!(child.born(LIBC, 0x2000, BlockId(3), 64), Some(BlockId(1)), "its death was missed");
+        assert_eq!((parent.live_bytes(), child.live_bytes()), (24, 96));
     }
 
     #[test]

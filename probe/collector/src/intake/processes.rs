@@ -77,7 +77,7 @@ impl Intake {
                     parent.heap
                 } else {
                     // The child's copy does not count as live once more.
-                    self.heaps.push(self.heaps[parent.heap].clone());
+                    self.heaps.push(self.heaps[parent.heap].inherited());
                     self.heaps.len() - 1
                 }
             }

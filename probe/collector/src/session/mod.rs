@@ -205,6 +205,7 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     });
     let end = match &first {
         Ok(pid) => {
+            output.begin();
             on_begun(*pid);
             let launched = matches!(subject, Subject::Command(_));
             watch(&signals, &drained, asked.as_raw_fd(), options.duration, launched, tick, &progress)
@@ -234,7 +235,6 @@ fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorde
     };
     let finished = finish(intake, broken, &ending, symbolise);
     placer.finish();
-    output.give_to_user();
     let (mut recorded, failed_on_disk) = finished;
     recorded.pid = pid;
     recorded.status = outcome.status;

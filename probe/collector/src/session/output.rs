@@ -1,36 +1,95 @@
-//! The file a recording goes to. Responsible for whose it is.
+//! The file a recording goes to. Responsible for whose it is, and for what stood there before: that is kept until the
+//! recording has begun.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::fchown,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::CollectError;
 
 /// The file a trace goes to; none where only the cost of probes is measured.
-pub(super) struct Output(Option<File>);
+pub(super) struct Output {
+    file: Option<Arc<Mutex<Held>>>,
+    /// Whether the file was not there before.
+    created: bool,
+}
+
+/// A file that is written to once the recording has begun.
+struct Held {
+    file: File,
+    /// What is to be written, until then.
+    waiting: Option<Vec<u8>>,
+    /// Why it cannot be written: for the next who tries.
+    failed: Option<io::Error>,
+}
+
+/// Where the trace is written to.
+struct Sink(Arc<Mutex<Held>>);
+
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Output {
-    pub(super) fn create(path: &Path, floor: bool) -> Result<(Self, Box<dyn io::Write + Send>), CollectError> {
+    /// Opens the file. If it is new, it is the person's behind sudo from the start, should the recorder be killed.
+    pub(super) fn create(path: &Path, floor: bool) -> Result<(Self, Box<dyn Write + Send>), CollectError> {
         if floor {
-            return Ok((Self(None), Box::new(io::sink())));
+            return Ok((Self { file: None, created: false }, Box::new(io::sink())));
         }
-        let failed = |source| CollectError::Output { path: path.to_owned(), source };
-        let file = File::create(path).map_err(failed)?;
-        let sink = file.try_clone().map_err(failed)?;
-        Ok((Self(Some(file)), Box::new(sink)))
+        let mut options = OpenOptions::new();
+        options.write(true);
+        let (file, created) = match options.create_new(true).open(path) {
+            Ok(file) => (Ok(file), true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.create_new(false).create(true).truncate(false).open(path), false)
+            }
+            Err(error) => (Err(error), false),
+        };
+        let file = file.map_err(|source| CollectError::Output { path: path.to_owned(), source })?;
+        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        if let (true, Some(user), Some(group)) = (created, id("SUDO_UID"), id("SUDO_GID")) {
+            // A file system without owners is no reason to fail.
+            let _ = fchown(&file, Some(user), Some(group));
+        }
+        let held = Arc::new(Mutex::new(Held { file, waiting: Some(Vec::new()), failed: None }));
+        Ok((Self { file: Some(Arc::clone(&held)), created }, Box::new(Sink(held))))
     }
 
-    /// The trace belongs to the person behind sudo.
-    pub(super) fn give_to_user(&self) {
-        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-        if let (Some(file), Some(user), Some(group)) = (&self.0, id("SUDO_UID"), id("SUDO_GID")) {
-            // A file system without owners is no reason to fail.
-            let _ = std::os::unix::fs::fchown(file, Some(user), Some(group));
-        }
+    /// The recording has begun: what stood in the file before goes.
+    pub(super) fn begin(&self) {
+        let Some(held) = &self.file else { return };
+        let held = &mut *lock(held);
+        let waiting = held.waiting.take().unwrap_or_default();
+        let regular = held.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if regular { held.file.set_len(0) } else { Ok(()) };
+        held.failed = emptied.and_then(|()| held.file.write_all(&waiting)).err();
     }
 
     /// Nothing was recorded: leave no empty file behind.
     pub(super) fn discard(&self, path: &Path) {
-        if self.0.as_ref().is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
+        if self.created {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let held = &mut *lock(&self.0);
+        if let Some(error) = held.failed.take() {
+            return Err(error);
+        }
+        match &mut held.waiting {
+            Some(waiting) => waiting.write(bytes),
+            None => held.file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -170,8 +170,8 @@ impl Tracer {
             return;
         }
         self.tasks.retain(|_, process| *process != pid);
-        self.outcome.target_cpu_ns += cpu_ns;
         if recorded {
+            self.outcome.target_cpu_ns += cpu_ns;
             self.tell(What::End { pid, reason: EndReason::Exit(status) });
         }
         if let Some(process) = self.processes.remove(&pid) {

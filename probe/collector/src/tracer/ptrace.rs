@@ -10,7 +10,7 @@ use libc::{c_int, c_void, pid_t};
 /// What a wait told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// A thread ended with this wait status; CPU time in ns where it is known (of a process's last thread).
+    /// A thread ended with this wait status; CPU time in ns of its process, children aside.
     Ended { tid: u32, status: i32, cpu_ns: u64 },
     /// A thread is about to take a signal.
     Signal { tid: u32, signal: i32 },
@@ -83,22 +83,40 @@ pub(super) fn same_memory(a: u32, b: u32) -> bool {
 
 /// The next thing that happened to any tracee, if something did.
 pub(super) fn wait_any() -> io::Result<Option<Wait>> {
-    let mut status: c_int = 0;
-    // SAFETY: plain integers, filled by the call.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live locals.
-    let tid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage) };
-    match tid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        _ => Ok(Some(decode(tid as u32, status, &usage))),
+    loop {
+        // SAFETY: plain integers, filled by the call.
+        let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: the pointer is to a live local; what the call fills in is of a child.
+        let tid = unsafe {
+            if libc::waitid(libc::P_ALL, 0, &raw mut news, options) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            news.si_pid()
+        };
+        if tid == 0 {
+            return Ok(None);
+        }
+        let ended = matches!(news.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
+        // Can be asked for until the process is waited for.
+        let children_ns = if ended { super::process::children_cpu_ns(tid as u32) } else { 0 };
+        let mut status: c_int = 0;
+        // SAFETY: plain integers, filled by the call.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live locals.
+        match unsafe { libc::wait4(tid, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage) } {
+            -1 => return Err(io::Error::last_os_error()),
+            // Killed while it was stopped: its end is news of its own.
+            0 => {}
+            _ => return Ok(Some(decode(tid as u32, status, &usage, children_ns))),
+        }
     }
 }
 
-fn decode(tid: u32, status: c_int, usage: &libc::rusage) -> Wait {
+fn decode(tid: u32, status: c_int, usage: &libc::rusage, children_ns: u64) -> Wait {
     if !libc::WIFSTOPPED(status) {
         let nanoseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
-        let cpu_ns = nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+        let cpu_ns = (nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime)).saturating_sub(children_ns);
         return Wait::Ended { tid, status, cpu_ns };
     }
     let signal = libc::WSTOPSIG(status);
