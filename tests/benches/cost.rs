@@ -114,8 +114,8 @@ impl Way {
                 command.args(&subject.command);
                 return Some(command);
             }
-            Self::Floor => heaptape(&["record", "--quiet", "--floor"]),
-            // The floor has no markers either.
+            // Without markers, both.
+            Self::Floor => heaptape(&["record", "--quiet", "--floor", "--profile", "none"]),
             Self::Recorded => heaptape(&["record", "--quiet", "--stacks", "none", "--profile", "none", "-o"]),
             Self::AllocStacks => heaptape(&["record", "--quiet", "--no-free-stacks", "-o"]),
             Self::AllStacks => heaptape(&["record", "--quiet", "-o"]),
