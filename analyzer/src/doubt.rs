@@ -27,6 +27,8 @@ pub enum DoubtKind {
     Lost,
     /// Program runs were skipped by the kernel, or calls do not balance.
     Unbalanced,
+    /// Calls were left without a return.
+    Unreturned,
     /// The recorder did not end the trace, or it was salvaged.
     Incomplete,
     /// Part of the file is damaged.
@@ -133,6 +135,26 @@ fn lost(trace: &Trace, outcome: &Outcome, say: &mut impl FnMut(DoubtKind, String
             format!(
                 "{} neither returned nor was abandoned nor is pending: as many allocs may be missing.",
                 plural(stats.imbalance(), "call", "calls")
+            ),
+        );
+    }
+    if stats.call_abandoned_count > 0 {
+        say(
+            DoubtKind::Unreturned,
+            format!(
+                "{} left without a return: by longjmp or an exception, which allocates nothing, or because the kernel \
+                 skipped the return probe, and then as many allocs are missing.",
+                plural(stats.call_abandoned_count, "call was", "calls were")
+            ),
+        );
+    }
+    // Calls in flight at an attach return without a begin; a launched program has none.
+    if stats.return_without_begin_count > 0 && trace.header.attached_pid == 0 {
+        say(
+            DoubtKind::Unbalanced,
+            format!(
+                "{} to a call that was not seen to begin: as many allocs may be missing.",
+                plural(stats.return_without_begin_count, "return belongs", "returns belong")
             ),
         );
     }

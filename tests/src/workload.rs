@@ -82,6 +82,7 @@ const WORKLOADS: &[Workload] = &[
     c("marked_static_probes-static", &["markers/static_probes.c"], &["-O0", "-static"]),
     c("minicompiler", &["minicompiler.c"], &["-pthread"]),
     c("mt_fork", &["mt_fork.c"], &["-pthread"]),
+    c("no_allocator", &["no_allocator.c"], &["-static", "-nostdlib"]),
     c("own_malloc", &["own_malloc.c"], &[]),
     c("plugin.so", &["plugin.c"], &["-shared", "-fPIC"]),
     c("plugin_je.so", &["plugin_je.c"], &["-shared", "-fPIC"]),

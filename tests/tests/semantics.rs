@@ -143,6 +143,10 @@ fn libraries_opened_and_closed_at_run_time() {
 fn an_interposed_malloc_left_by_longjmp() {
     let Some(_live) = live() else { return };
     exact("own_malloc", &[]);
+    // That calls never returned is said: it could have been the kernel that skipped their return probes.
+    let recording = tests::recorder::Record::new([built("own_malloc")]).options(&["--quiet"]).finish().expect_status(0);
+    let said = tests::recorder::json("info", &recording.trace).to_string();
+    assert!(said.contains("left without a return"), "{said}");
 }
 
 /// Our programs keep what they know of a thread by its id, in 8192 places and a table for those whose place is taken.

@@ -313,3 +313,25 @@ fn time_of_children_is_counted_once() {
     let all = recording.finished.cpu.as_secs_f64() - seconds("/capture/overhead/recorder_cpu_ns");
     assert!((0.7..1.3).contains(&(targets / all)), "{targets} s of targets, {all} s beside the recorder");
 }
+
+/// What is not recorded is said: a program without an allocator that can be found, and names that nobody had.
+#[test]
+fn what_is_not_recorded_is_said() {
+    let Some(_live) = live() else { return };
+    let said = |options: &[&str], command: &[&std::ffi::OsStr]| {
+        let recording = Record::new(command).options(&["--quiet"]).options(options).finish().expect_status(0);
+        recording.finished.stderr_text()
+    };
+    let stripped = built("no_allocator");
+    let words = said(&[], &[stripped.as_os_str()]);
+    assert!(words.contains("`no_allocator`") && words.contains("allocator was found"), "{words:?}");
+    assert_eq!(said(&["--only", "true"], &["sh".as_ref(), "-c".as_ref(), "true; /bin/true".as_ref()]), "");
+    let words =
+        said(&["--only", "clangd"], &["sh".as_ref(), "-c".as_ref(), "/bin/true; /bin/echo >/dev/null".as_ref()]);
+    assert!(words.contains("clangd") && words.contains("echo") && words.contains("true"), "{words:?}");
+    // By the name it was called by.
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let link = dir.path().join("my-compiler");
+    std::os::unix::fs::symlink(built("leaf"), &link).expect("the folder is ours");
+    assert_eq!(said(&["--only", "my-compiler"], &[link.as_os_str()]), "");
+}

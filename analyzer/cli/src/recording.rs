@@ -33,7 +33,7 @@ pub(crate) struct RecordingArgs {
     /// Record this process alone, not its children
     #[arg(long)]
     no_follow: bool,
-    /// Record only processes whose executable is called NAME (may be given several times); others are followed, not recorded
+    /// Record only processes whose executable is called NAME, or that were called by it (may be given several times); others are followed, not recorded
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Never lose an event: let threads rest while the ring is drained [default for launched programs]

@@ -62,6 +62,7 @@ pub(crate) struct Placer {
     spaces: Spaces,
     marking: Marking,
     retiring: Vec<JoinHandle<()>>,
+    warnings: Vec<String>,
     /// Rows whose probes are gone.
     unused: Arc<Mutex<Vec<u32>>>,
 }
@@ -86,15 +87,19 @@ impl Placer {
             }),
             spaces: Spaces::new(),
             retiring: Vec::new(),
+            warnings: Vec::new(),
             unused: Arc::default(),
         })
     }
 
     /// Where the dynamic linker of a process reports changes: file and offset. `None` for static programs.
-    pub(crate) fn link_map_hook(&mut self, pid: u32) -> Option<(PathBuf, u64)> {
-        let found = linker_notification(pid, &mut self.cache).ok()??;
-        let (_, path) = found.module.open().ok()?;
-        Some((path, found.file_offset))
+    ///
+    /// # Errors
+    /// If the process cannot be read, or its linker reports nothing.
+    pub(crate) fn link_map_hook(&mut self, pid: u32) -> Result<Option<(PathBuf, u64)>, TargetError> {
+        let Some(found) = linker_notification(pid, &mut self.cache)? else { return Ok(None) };
+        let path = found.module.open().ok().map(|(_, path)| path);
+        Ok(path.map(|path| (path, found.file_offset)))
     }
 
     /// Places what is not placed yet. `None` when the process is not ready or has nothing new.
@@ -186,7 +191,9 @@ impl Placer {
 
     /// What the person should know since the last time.
     pub(crate) fn take_warnings(&mut self) -> Vec<String> {
-        self.spaces.take_warnings()
+        let mut warnings = self.spaces.take_warnings();
+        warnings.append(&mut self.warnings);
+        warnings
     }
 
     /// Places in a forked child what stands in its parent, with rows of its own: they go blank when the child executes
@@ -199,7 +206,13 @@ impl Placer {
         let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
         for function in &parent.functions {
-            let Ok(row) = kernel.describe(function.descriptor) else { continue };
+            let row = match kernel.describe(function.descriptor) {
+                Ok(row) => row,
+                Err(error) => {
+                    self.warnings.push(format!("process {pid}: calls of a function are not seen: {error}"));
+                    continue;
+                }
+            };
             let mut function = function.clone();
             function.planned.row = row;
             if let Some(path) = descriptor_path(&function.planned.module) {
@@ -208,8 +221,13 @@ impl Placer {
             plan.rows.push(function.planned.clone());
             placed.functions.push(function);
         }
-        let links = by_file.iter().filter_map(|(path, wanted)| kernel.attach(path, pid, wanted).ok()).flatten();
-        let links = links.collect();
+        let mut links = Vec::new();
+        for (path, wanted) in &by_file {
+            match kernel.attach(path, pid, wanted) {
+                Ok(own) => links.extend(own),
+                Err(error) => self.warnings.push(format!("process {pid}: its allocator's calls are not seen: {error}")),
+            }
+        }
         (placed, plan, links)
     }
 

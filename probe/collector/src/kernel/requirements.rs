@@ -17,17 +17,24 @@ pub(super) fn check_machine() -> Result<(), CollectError> {
     if !cfg!(target_arch = "x86_64") {
         return Err(missing("recording needs an x86-64 machine; traces can be analysed anywhere"));
     }
-    // SAFETY: no preconditions.
-    if unsafe { libc::geteuid() } != 0 && !has_bpf_capabilities() {
-        return Err(missing(
-            "recording needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN): run it with sudo",
-        ));
+    if !has_capabilities() {
+        // SAFETY: no preconditions.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        return Err(missing(if is_root {
+            "recording needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN, which root lacks here: in a container, start \
+             it with --privileged"
+        } else {
+            "recording needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN): run it with sudo"
+        }));
     }
     if kernel_version() < (6, 1) {
         return Err(missing(format!("recording needs Linux 6.1 or newer, this is {}", machine::kernel_release())));
     }
     if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
         return Err(missing("this kernel has no uprobes (CONFIG_UPROBE_EVENTS): use a kernel built with them"));
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(missing("this kernel has no type information (CONFIG_DEBUG_INFO_BTF): use a kernel built with it"));
     }
     Ok(())
 }
@@ -40,7 +47,7 @@ pub(super) fn kernel_version() -> (u32, u32) {
 }
 
 /// Whether the effective capabilities suffice (`CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`, `CAP_PERFMON`, `CAP_BPF`).
-fn has_bpf_capabilities() -> bool {
+fn has_capabilities() -> bool {
     const NEEDED: [u32; 4] = [21, 19, 38, 39];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status

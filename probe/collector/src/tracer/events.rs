@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{kernel::LinkKind, notice::What};
 
+/// Programs without an allocator that are named in warnings, at most.
+const MOST_WARNED: usize = 5;
+
 impl Tracer {
     pub(super) fn handle(&mut self, wait: Wait) {
         match wait {
@@ -101,6 +104,7 @@ impl Tracer {
                     process.placed = placed;
                     process.links = links;
                     self.tell(What::Plan { pid: child, plan });
+                    self.tell_warnings();
                 }
             }
             self.processes.insert(child, process);
@@ -138,13 +142,17 @@ impl Tracer {
             return;
         }
         let name = process::executable_name(pid);
-        let recorded = self.following.only.is_empty() || self.following.only.contains(&name);
-        self.processes.insert(pid, Process { recorded, ..Process::default() });
+        let only = &self.following.only;
+        let recorded = only.is_empty() || only.contains(&name) || only.contains(&process::called_name(pid));
+        self.processes.insert(pid, Process { name: name.clone(), recorded, ..Process::default() });
+        self.any_recorded |= recorded;
         if recorded {
             let origin = if first { Origin::Launch } else { Origin::Exec };
             self.start_notice(pid, (was_recorded && !first).then_some(pid), origin, false);
             self.hook_link_map(pid);
             self.place(pid);
+        } else {
+            self.left_out.insert(name);
         }
         let _ = ptrace::resume(tid, 0);
     }
@@ -197,6 +205,15 @@ impl Tracer {
 
     /// Lets go of a process's probes and rows.
     pub(super) fn retire(&mut self, process: Process) {
+        let without = process.recorded && process.links.is_empty() && !process.name.is_empty();
+        if without && self.without_allocator.len() < MOST_WARNED && self.without_allocator.insert(process.name.clone())
+        {
+            self.tell(What::Warning(format!(
+                "nothing of `{}` is recorded: no allocator was found in it that can be probed (a stripped static one, a \
+                 garbage-collected heap, or it ended before it was loaded)",
+                process.name
+            )));
+        }
         let Process { placed, mut links, link_map, .. } = process;
         links.extend(link_map);
         self.placer.retire(&mut self.kernel, &placed, links);

@@ -54,7 +54,7 @@ use crate::{
 pub struct Following {
     /// Children too.
     pub children: bool,
-    /// Only processes whose executable has this file name; empty for all.
+    /// Only processes whose executable has this file name, or that were started by it; empty for all.
     pub only: Vec<String>,
 }
 
@@ -131,6 +131,8 @@ pub(crate) struct Outcome {
 /// One traced process.
 #[derive(Default)]
 struct Process {
+    /// File name of its executable; empty in a forked child.
+    name: String,
     /// Whether its events are taken.
     recorded: bool,
     /// Whether it runs in another's memory (vfork) and so under that one's probes.
@@ -159,6 +161,10 @@ pub(crate) struct Tracer {
     /// Threads that rest until the ring is drained.
     held: Vec<(u32, Instant)>,
     root: u32,
+    /// File names of executables that are not recorded, and of those recorded in which no allocator was found.
+    left_out: BTreeSet<String>,
+    without_allocator: BTreeSet<String>,
+    any_recorded: bool,
     /// Whether the root was let go with a signal.
     root_signalled: bool,
     /// Whether the root has not yet executed its program.
@@ -193,6 +199,9 @@ impl Tracer {
             early: HashSet::new(),
             held: Vec::new(),
             root: 0,
+            left_out: BTreeSet::new(),
+            without_allocator: BTreeSet::new(),
+            any_recorded: false,
             root_signalled: false,
             at_gate: false,
             outcome: Outcome::default(),
@@ -250,6 +259,10 @@ impl Tracer {
             self.turn();
         }
         self.detach_all();
+        if !self.any_recorded && !self.left_out.is_empty() {
+            let (only, names) = (self.following.only.join(" or "), process::list(&self.left_out));
+            self.tell(What::Warning(format!("no process named {only} was seen, only {names}: nothing is recorded")));
+        }
         (self.kernel, self.placer, self.outcome)
     }
 
@@ -279,9 +292,11 @@ impl Tracer {
             .collect::<Result<_, _>>()
             .map_err(|_| failed(io::Error::other("an argument holds a NUL byte")))?;
         let gated = Gated::fork(&argv, &before.mask, &before.files).map_err(failed)?;
-        ptrace::seize(gated.pid, self.following.children).map_err(|source| CollectError::System {
-            doing: format!("cannot trace the new process {} (is the recorder itself in a sandbox?)", gated.pid),
-            source,
+        ptrace::seize(gated.pid, self.following.children).map_err(|error| CollectError::Unsupported {
+            reason: format!(
+                "recording needs ptrace, which is forbidden here ({error}): allow it (a container needs CAP_SYS_PTRACE, and \
+                 kernel.yama.ptrace_scope must not be 3)"
+            ),
         })?;
         self.root = gated.pid;
         self.at_gate = true;
@@ -319,7 +334,9 @@ impl Tracer {
             return Err(refused("it has no threads any more".into()));
         }
         self.root = pid;
-        self.processes.insert(pid, Process { recorded: true, ..Process::default() });
+        self.any_recorded = true;
+        let name = process::executable_name(pid);
+        self.processes.insert(pid, Process { name, recorded: true, ..Process::default() });
         self.start_notice(pid, None, Origin::Attach, false);
         self.hook_link_map(pid);
         self.place(pid);
@@ -339,7 +356,11 @@ impl Tracer {
     }
 
     fn hook_link_map(&mut self, pid: u32) {
-        let Some((file, offset)) = self.placer.link_map_hook(pid) else { return };
+        let (file, offset) = match self.placer.link_map_hook(pid) {
+            Ok(Some(hook)) => hook,
+            Ok(None) | Err(TargetError::Gone { .. }) => return,
+            Err(error) => return self.tell(What::Warning(format!("{error}; allocators that it loads are not seen"))),
+        };
         let wanted = [Wanted { hook: Hook::LinkMap, offset, cookie: 0 }];
         match self.kernel.attach(&file, pid, &wanted) {
             Ok(link) => {
@@ -364,13 +385,17 @@ impl Tracer {
             Ok(Some((plan, links))) => {
                 process.links.extend(links);
                 self.tell(What::Plan { pid, plan });
-                for warning in self.placer.take_warnings() {
-                    self.tell(What::Warning(warning));
-                }
+                self.tell_warnings();
             }
             // Nothing to place yet, or any more: it ended since somebody wanted it looked at.
             Ok(None) | Err(TargetError::Gone { .. }) => {}
             Err(error) => self.tell(What::Warning(format!("process {pid}: {error}"))),
+        }
+    }
+
+    fn tell_warnings(&mut self) {
+        for warning in self.placer.take_warnings() {
+            self.tell(What::Warning(warning));
         }
     }
 

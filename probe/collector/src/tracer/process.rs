@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "eventfd and sysconf are system calls")]
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
@@ -40,6 +41,19 @@ pub(super) fn executable_name(pid: u32) -> String {
     let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) else { return String::new() };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name)
+}
+
+/// The file name that a process was called by: `clang-19`, say, where that is a link to `clang`.
+pub(super) fn called_name(pid: u32) -> String {
+    let words = command_line(pid);
+    words.first().map(|word| word.rsplit('/').next().unwrap_or(word).to_owned()).unwrap_or_default()
+}
+
+/// Names in a sentence, some of them where there are many.
+pub(super) fn list(names: &BTreeSet<String>) -> String {
+    const MOST: usize = 8;
+    let more = if names.len() > MOST { format!(" and {} more", names.len() - MOST) } else { String::new() };
+    names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
 }
 
 /// Arguments of a process.
