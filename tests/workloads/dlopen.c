@@ -57,6 +57,9 @@ OWN static void use_allocator(const char *path) {
     must(je_malloc(HUGE_BYTES) == NULL);
     note_failed("je_malloc", HUGE_BYTES);
     must(dlclose(library) == 0);
+    /* Nobody comes back to where it was. */
+    char *page = (char *)((uintptr_t)je_malloc & ~(uintptr_t)4095);
+    must(mmap(page, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == page);
 }
 
 OWN int main(int count, char **values) {
@@ -64,6 +67,7 @@ OWN int main(int count, char **values) {
     for (int round = 0; round < 5; round++) use_plugin(values[1]);
     use_allocator(values[2]);
     use_plugin(values[1]);
+    use_allocator(values[2]);
     truth_write("dlopen");
     return 0;
 }

@@ -3,8 +3,9 @@
 //! is `placement`'s business, what is there `target`'s.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
+    ops::Range,
     os::fd::AsRawFd as _,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
@@ -49,9 +50,24 @@ impl PlacedFunction {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Placed {
     functions: Vec<PlacedFunction>,
-    domains: HashSet<(FileIdentity, &'static str)>,
+    domains: HashMap<(FileIdentity, &'static str), u16>,
     marked: Marked,
     code: Code,
+}
+
+impl Placed {
+    /// Notes where a domain's code lies now: a library that was closed may be opened again elsewhere. `texts` are all the
+    /// places where it lies; where it lies more than once, the first known one counts.
+    fn moved(&mut self, kernel: &mut Kernel, domain: u16, texts: &[Range<u64>]) {
+        let Some(text) = texts.first() else { return };
+        for function in self.functions.iter_mut().filter(|function| function.descriptor.domain == domain) {
+            let descriptor = &mut function.descriptor;
+            if texts.iter().all(|text| (text.start, text.end) != (descriptor.text_start, descriptor.text_end)) {
+                (descriptor.text_start, descriptor.text_end) = (text.start, text.end);
+                kernel.describe_again(function.planned.row, *descriptor);
+            }
+        }
+    }
 }
 
 /// Places probes; remembers files over processes.
@@ -126,10 +142,17 @@ impl Placer {
         }
         for domain in &found.domains {
             let module = &found.modules[domain.module];
-            if !placed.domains.insert((module.file.identity, domain.prefix)) {
+            let key = (module.file.identity, domain.prefix);
+            if let Some(&number) = placed.domains.get(&key) {
+                let again = found
+                    .domains
+                    .iter()
+                    .filter(|other| (found.modules[other.module].file.identity, other.prefix) == key);
+                placed.moved(kernel, number, &again.map(|domain| domain.text.clone()).collect::<Vec<_>>());
                 continue;
             }
-            let number = placed.domains.len() as u16;
+            let number = placed.domains.len() as u16 + 1;
+            placed.domains.insert(key, number);
             let Some(file) = self.module_file(pid, &module.mapping, module.file.identity, domain.module == 0) else {
                 continue;
             };
