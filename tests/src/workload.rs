@@ -121,6 +121,12 @@ const WORKLOADS: &[Workload] = &[
         flags: &["-std=c++17"],
     },
     Workload {
+        name: "stack_closed.so",
+        sources: &["stacks/closed.cpp"],
+        language: Language::Cpp,
+        flags: &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-shared", "-fPIC"],
+    },
+    Workload {
         name: "stack_shapes_cpp",
         sources: &["stacks/shapes.cpp"],
         language: Language::Cpp,

@@ -1,6 +1,7 @@
 //! Programs whose stacks are known from how they are written: exactly these frames, complete or marked with the reason.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use tests::live::live;
 use tests::recorder::Record;
@@ -11,8 +12,9 @@ use trace_format::{Op, StackId, StackQuality, Tables, Trace};
 type Stack = (Vec<String>, StackQuality);
 
 /// Stacks of the allocs of a program by size; a size stands for one case.
-fn record(name: &str) -> HashMap<u64, Stack> {
-    let recording = Record::new([built(name)]).options(&["--quiet"]).finish().expect_status(0);
+fn record(name: &str, arguments: &[PathBuf]) -> HashMap<u64, Stack> {
+    let command = std::iter::once(built(name)).chain(arguments.iter().cloned());
+    let recording = Record::new(command).options(&["--quiet"]).finish().expect_status(0);
     let trace = Trace::open(&recording.trace).expect("the trace can be read");
     let tables = trace.tables.clone();
     let mut stacks = HashMap::new();
@@ -70,7 +72,7 @@ fn alone(stacks: &HashMap<u64, Stack>, size: u64, quality: StackQuality, expecte
 #[test]
 fn of_c_and_of_hand_written_information() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes");
+    let stacks = record("stack_shapes", &[]);
     complete(&stacks, 100_001, &["main", "plain_a", "plain_b", "plain_c", "take"]);
     complete(&stacks, 100_002, &["main", "dynamic", "take"]);
     complete(&stacks, 100_003, &["main", "realigned", "take"]);
@@ -110,7 +112,7 @@ fn of_c_and_of_hand_written_information() {
 #[test]
 fn of_cpp() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes_cpp");
+    let stacks = record("stack_shapes_cpp", &[built("stack_closed.so")]);
     complete(&stacks, 200_001, &["main", "in_handler", "take"]);
     // While the stack is unwound, the frames of the unwinder stand between the function and its destructor.
     let (unwound, quality) = &stacks[&200_002];
@@ -123,12 +125,18 @@ fn of_cpp() {
     assert!(lambda.ends_with(&["from_lambda", "take"].map(str::to_owned)), "{lambda:?}");
     assert!(lambda.contains(&"calls_lambda".to_owned()) && *quality == StackQuality::Complete, "{lambda:?}");
     complete(&stacks, 200_005, &["main", "news", "operator new"]);
+    // Between `main`, which closes a library, and a destructor of it stands the C runtime's function without unwind information.
+    let (closed, quality) = &stacks[&200_006];
+    let position = |name: &str| closed.iter().position(|found| found == name);
+    let order = ["main", "closes", "__do_global_dtors_aux", "__cxa_finalize", "Last::~Last", "take"].map(position);
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{closed:?}");
+    assert_eq!(*quality, StackQuality::Complete);
 }
 
 #[test]
 fn of_rust() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes_rs");
+    let stacks = record("stack_shapes_rs", &[]);
     let within = |size: u64, expected: &[&str]| {
         let (found, quality) = stacks.get(&size).unwrap_or_else(|| panic!("no block of {size} bytes"));
         let mut rest = found.iter();

@@ -1,5 +1,6 @@
 // Exceptions, destructors, virtual calls, lambdas: stacks known from how they are written, blocks named by their sizes.
 #include <cstdlib>
+#include <dlfcn.h>
 #include <functional>
 #include <new>
 #include <stdexcept>
@@ -30,12 +31,19 @@ extern "C" FRAME void calls_lambda(const std::function<void()> &lambda) { lambda
 
 extern "C" FRAME void news() { char *block = new char[200005]; sink = block; STAY(); delete[] block; STAY(); }
 
-int main() {
+extern "C" FRAME void closes(const char *path) {
+    void *library = dlopen(path, RTLD_NOW);
+    if (!library || dlclose(library)) abort();
+    STAY();
+}
+
+int main(int, char **arguments) {
     in_handler();
     catches();
     Derived derived;
     calls_virtual(&derived);
     calls_lambda([] { from_lambda(); STAY(); });
     news();
+    closes(arguments[1]);
     return 0;
 }

@@ -25,7 +25,7 @@ use super::{UnwindError, UnwindTable};
 
 const MAGIC: [u8; 8] = *b"HTUNWIND";
 /// Rises with every change of layout, rules or of what is put into a table.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const HEADER_BYTES: usize = 56;
 const WIDE_BYTES: usize = 16;
 /// Smaller files are built faster than they are found.

@@ -62,9 +62,15 @@ impl Entries {
             return;
         }
         let next = self.list.get(after).map_or(u64::MAX, |next| next.start);
+        self.add_function(start, next.min(start.saturating_add(START_BYTES)), Rule::special(SPECIAL_ROOT));
+    }
+
+    /// Adds code that no entry covers, with one rule for all of it.
+    pub(super) fn add_function(&mut self, start: u64, end: u64, rule: Rule) {
+        let after = self.list.partition_point(|entry| entry.start <= start);
         let rows = self.rows.len()..self.rows.len() + 1;
-        self.rows.push(Row { start, rule: Rule::special(SPECIAL_ROOT) });
-        self.list.insert(after, Entry { start, end: next.min(start.saturating_add(START_BYTES)), rows });
+        self.rows.push(Row { start, rule });
+        self.list.insert(after, Entry { start, end, rows });
     }
 
     fn push(&mut self, start: u64, expressed: Expressed, first: usize) {

@@ -41,7 +41,8 @@ pub(super) fn functions(elf: &ElfFile64<'_, LittleEndian>) -> Vec<u64> {
     starts
 }
 
-fn code_at<'a>(elf: &ElfFile64<'a, LittleEndian>, vaddr: u64) -> Option<&'a [u8]> {
+/// Code from an address to the end of its segment, as far as the file holds it.
+pub(super) fn code_at<'a>(elf: &ElfFile64<'a, LittleEndian>, vaddr: u64) -> Option<&'a [u8]> {
     use object::ObjectSegment as _;
     let segment =
         elf.segments().find(|segment| vaddr >= segment.address() && vaddr - segment.address() < segment.size())?;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Where the kernel enters a file (`_start`; in the dynamic linker it has no unwind information) nothing has called it: that is a
-//! root. Other code that no entry covers has no rule, and a walk that meets it says so. Gaps of less than 16 bytes between entries
+//! root. The function that calls a library's destructors is told by its code. Other code that no entry covers has no rule, and a walk that meets it says so. Gaps of less than 16 bytes between entries
 //! are padding, in which nothing ever runs: they keep the rule before them.
 
 mod cache;
@@ -15,9 +15,10 @@ mod entries;
 mod frame_pointers;
 mod pack;
 mod rule;
+mod teardown;
 
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSegment as _, elf, read::elf::ElfFile64};
-use probe_abi::unwind::{KIND_RBP, Rule, SPECIAL_NONE, SPECIAL_UNSUPPORTED, WideRule};
+use probe_abi::unwind::{KIND_RBP, KIND_RSP, Rule, SPECIAL_NONE, SPECIAL_UNSUPPORTED, WideRule};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 pub use self::cache::{Source, TableCache};
@@ -80,6 +81,7 @@ impl UnwindTable {
                 if let Some(entry) = entry {
                     found.add_start(entry);
                 }
+                add_teardown(&elf, &code, &mut found);
                 add_entries(&mut packer, &found);
                 let mut functions: Vec<u64> = found.list.iter().map(|entry| entry.start).collect();
                 functions.dedup();
@@ -112,6 +114,27 @@ impl UnwindTable {
     pub fn function_start(&self, vaddr: u64) -> Option<u64> {
         let after = self.functions.partition_point(|start| *start <= vaddr);
         self.functions.get(after.checked_sub(1)?).copied()
+    }
+}
+
+/// Finds the C runtime's teardown in code that no entry covers.
+fn add_teardown(elf: &ElfFile64<'_, LittleEndian>, code: &[(u64, u64)], found: &mut entries::Entries) {
+    let mut frames = Vec::new();
+    let mut covered = 0;
+    let entries = found.list.iter().map(|entry| (entry.start, entry.end)).chain([(u64::MAX, u64::MAX)]);
+    for (start, end) in entries {
+        for &(first, last) in code {
+            let (from, to) = (covered.max(first), start.min(last));
+            if to > from && to - from >= PADDING_BYTES {
+                let bytes = frame_pointers::code_at(elf, from).unwrap_or_default();
+                let bytes = &bytes[..bytes.len().min((to - from) as usize)];
+                frames.extend(teardown::frames(bytes).map(|(push, pop)| (from + push as u64, from + pop as u64)));
+            }
+        }
+        covered = end;
+    }
+    for (start, end) in frames {
+        found.add_function(start, end, Rule::plain(KIND_RSP, 2, 2));
     }
 }
 
