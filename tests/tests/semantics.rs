@@ -149,6 +149,15 @@ fn an_interposed_malloc_left_by_longjmp() {
     assert!(said.contains("left without a return"), "{said}");
 }
 
+#[test]
+fn a_block_that_comes_back_is_freed_anew() {
+    let Some(_live) = live() else { return };
+    let tunables = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1";
+    let record = tests::recorder::Record::new([built("returning")]).options(&["--quiet"]);
+    let recording = record.variable("GLIBC_TUNABLES", tunables).finish().expect_status(0);
+    tests::scenario::loss_free(&tests::observed::observe(&recording.trace, &Own::Modules), &recording.info());
+}
+
 /// Our programs keep what they know of a thread by its id, in 8192 places and a table for those whose place is taken.
 #[test]
 fn threads_that_share_a_place_of_the_recorders() {

@@ -278,7 +278,9 @@ fn serves(call: &Pending, descriptor: &Descriptor, slot: u64, return_address: u6
 #[inline(always)]
 fn continues(thread: &ThreadState, descriptor: &Descriptor, cookie: u32, slot: u64, return_address: u64) -> bool {
     let Some(last) = DESCRIPTORS.get(thread.last_freed_descriptor as u32) else { return false };
-    let inside = return_address >= descriptor.text_start && return_address < descriptor.text_end;
+    // The same block can be freed anew if another thread got it meanwhile: that call does not stand in the one before.
+    let within = slot < thread.last_freed_slot && thread.last_freed_slot - slot < NESTED_BYTES;
+    let inside = within && return_address >= descriptor.text_start && return_address < descriptor.text_end;
     let jumped = slot == thread.last_freed_slot && thread.last_freed_descriptor as u32 != cookie;
     last.domain == descriptor.domain && (inside || jumped)
 }
