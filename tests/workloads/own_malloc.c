@@ -1,5 +1,6 @@
-/* A program that defines malloc itself, and leaves it by longjmp on demand. Calls left that way are no events and must
- * leave nothing pending: calls made afterwards, from shallower and from deeper stacks, must all be seen as outermost. */
+/* A program that defines malloc itself, with the frees of C23, and leaves it by longjmp on demand. Calls left that way are no
+ * events and must leave nothing pending: calls made afterwards, from shallower and from deeper stacks, must all be seen
+ * as outermost. */
 #include <setjmp.h>
 #include "truth.h"
 
@@ -37,6 +38,21 @@ OWN static void deeper(int depth, void (*what)(void)) {
 OWN static void one_pair(void) { t_free(t_malloc(1013), 1013); }
 
 OWN static void one_calloc(void) { t_free(t_calloc(2, 1019), 2038); }
+
+OWN static void one_of_known_size(void) {
+    free_sized(t_malloc(1061), 1061);
+    note_free(1061);
+    free_sized(NULL, 7);
+}
+
+OWN static void one_aligned_of_known_size(void) {
+    void *block = aligned_alloc(64, 1063);
+    must(block);
+    note_alloc("aligned_alloc", 1063);
+    free_aligned_sized(block, 64, 1063);
+    note_free(1063);
+    free_aligned_sized(NULL, 64, 7);
+}
 
 OWN static void jump_from_malloc(void) {
     jump_wanted = 1;
@@ -78,6 +94,8 @@ OWN int main(int count, char **values) {
             one_calloc();
         else
             deeper(round * 11 % 50, one_pair);
+        one_of_known_size();
+        deeper(round * 13 % 20, one_aligned_of_known_size);
         deeper(round * 3 % 30, round % 5 ? one_pair : one_calloc);
     }
     if (with_realloc) {

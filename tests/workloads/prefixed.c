@@ -51,8 +51,12 @@ OWN int main(void) {
     note_free(1234);
     b = TOY(aligned_alloc)(128, 1239);
     note_alloc(SYMBOL(aligned_alloc), 1239);
-    TOY(free)(b);
+    TOY(free_aligned_sized)(b, 128, 1239);
     note_free(1239);
+    b = TOY(malloc)(1249);
+    note_alloc(SYMBOL(malloc), 1249);
+    TOY(free_sized)(b, 1249);
+    note_free(1249);
     t_free(t_malloc(6661), 6661); /* libc directly, in between */
     TOY(free)(a);
     note_free(39000);

@@ -63,16 +63,19 @@ TOY_FUNCTION void *TOY(malloc)(size_t bytes) {
     return block + 1;
 }
 
-TOY_FUNCTION void TOY(free)(void *address) {
-    struct toy_block *block = (struct toy_block *)address - 1;
-    int class_index;
-    if (!address) return;
-    if (block->bytes == 0) return; /* aligned: given back never, but dead for the caller */
-    class_index = toy_class(block->bytes - 1);
+static void toy_put(struct toy_block *block) {
+    int class_index = toy_class(block->bytes - 1);
     toy_acquire();
     block->next = toy_free_list[class_index];
     toy_free_list[class_index] = block;
     toy_release();
+}
+
+TOY_FUNCTION void TOY(free)(void *address) {
+    struct toy_block *block = (struct toy_block *)address - 1;
+    if (!address) return;
+    if (block->bytes == 0) return; /* aligned: given back never, but dead for the caller */
+    toy_put(block);
 }
 
 TOY_FUNCTION void *TOY(calloc)(size_t count, size_t bytes) {
@@ -121,6 +124,19 @@ TOY_FUNCTION int TOY(posix_memalign)(void **out, size_t alignment, size_t bytes)
     if (!address) return ENOMEM;
     *out = address;
     return 0;
+}
+
+/* The frees of C23. Neither calls the plain one: nothing but its own call tells of the death. */
+TOY_FUNCTION void TOY(free_sized)(void *address, size_t bytes) {
+    struct toy_block *block = (struct toy_block *)address - 1;
+    if (!address) return;
+    if (block->bytes < bytes) __builtin_trap();
+    toy_put(block);
+}
+
+TOY_FUNCTION void TOY(free_aligned_sized)(void *address, size_t alignment, size_t bytes) {
+    if (!address) return;
+    if ((uintptr_t)address % alignment || bytes == 0 || ((struct toy_block *)address - 1)->bytes) __builtin_trap();
 }
 #ifdef __cplusplus
 }
