@@ -103,6 +103,7 @@ const WORKLOADS: &[Workload] = &[
     c("thread_exit", &["thread_exit.c"], &["-pthread"]),
     c("threads", &["threads.c"], &["-pthread"]),
     Workload { name: "bad_alloc", sources: &["bad_alloc.cpp"], language: Language::Cpp, flags: &["-std=c++17"] },
+    Workload { name: "cpp_calls", sources: &["cpp_calls.cpp"], language: Language::Cpp, flags: &["-std=c++17"] },
     Workload {
         name: "marked_static_probes_rs",
         sources: &["markers/static_probes.rs"],

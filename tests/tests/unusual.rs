@@ -10,7 +10,7 @@ use tests::live::live;
 use tests::observed::{Own, observe};
 use tests::process::{breakpoints, state};
 use tests::recorder::{Record, Recording, heaptape, info};
-use tests::requirements::{find_program, program};
+use tests::requirements::{DEBIAN_PACKAGES, find_program, program};
 use tests::scenario::{Scenario, agrees, loss_free, possible};
 use tests::truth::Truth;
 use tests::workload::built;
@@ -92,6 +92,49 @@ fn a_preloaded_allocator() {
         assert!(found.is_empty(), "{name} over a preloaded allocator:\n  {}", found.join("\n  "));
         assert!(info.domains.iter().any(|domain| domain.name.contains("toy_malloc")), "{:?}", info.domains);
     }
+}
+
+/// A planted call under the name of the function that does it in jemalloc: the array forms jump to the single ones, the aligned
+/// ones call `aligned_alloc`.
+fn as_jemalloc_names(op: &str) -> String {
+    let words = op.split(' ').map(|word| match word {
+        "_Znam" => "_Znwm",
+        "_ZnamRKSt9nothrow_t" => "_ZnwmRKSt9nothrow_t",
+        aligned if aligned.contains("St11align_val_t") => "aligned_alloc",
+        other => other,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// An allocator with a fast path of its own in operator new, as it is delivered: its events come from probes on the operators,
+/// and from the functions of C where the operators call these.
+#[test]
+fn a_preloaded_jemalloc() {
+    let Some(_live) = live() else { return };
+    let library = Path::new("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2");
+    assert!(
+        library.is_file(),
+        "libjemalloc2 is not installed; on Debian: apt-get install {}",
+        DEBIAN_PACKAGES.join(" ")
+    );
+    let command =
+        ["env".to_owned(), format!("LD_PRELOAD={}", library.display()), built("cpp_calls").display().to_string()];
+    let recording = Record::new(command).options(&["--quiet"]).finish().expect_status(0);
+    // By sizes, since the aligned operators call the C function from within the library. 72,704 bytes are libstdc++'s pool
+    // for exceptions, 4096 are of `env`.
+    let observed = observe(&recording.trace, &Own::SizesFrom { least_bytes: 1601, except: vec![4096, 72_704] });
+    let info = info(&recording.trace);
+    loss_free(&observed, &info);
+    possible(&observed);
+    agrees(&observed, &info);
+    let mut planted = Truth::read(&recording.truth);
+    for op in planted.threads.iter_mut().flat_map(|thread| &mut thread.ops) {
+        *op = as_jemalloc_names(op);
+    }
+    assert!(planted.threads.iter().all(|thread| thread.complete), "not every call is listed");
+    let found = tests::expected::differences(&planted, &observed);
+    assert!(found.is_empty(), "over jemalloc:\n  {}", found.join("\n  "));
+    assert!(info.domains.iter().any(|domain| domain.name.contains("jemalloc")), "{:?}", info.domains);
 }
 
 #[test]
