@@ -12,9 +12,9 @@ use trace_format::{Op, StackId, StackQuality, Tables, Trace};
 type Stack = (Vec<String>, StackQuality);
 
 /// Stacks of the allocs of a program by size; a size stands for one case.
-fn record(name: &str, arguments: &[PathBuf]) -> HashMap<u64, Stack> {
+fn record(name: &str, arguments: &[PathBuf], options: &[&str]) -> HashMap<u64, Stack> {
     let command = std::iter::once(built(name)).chain(arguments.iter().cloned());
-    let recording = Record::new(command).options(&["--quiet"]).finish().expect_status(0);
+    let recording = Record::new(command).options(&["--quiet"]).options(options).finish().expect_status(0);
     let trace = Trace::open(&recording.trace).expect("the trace can be read");
     let tables = trace.tables.clone();
     let mut stacks = HashMap::new();
@@ -72,7 +72,19 @@ fn alone(stacks: &HashMap<u64, Stack>, size: u64, quality: StackQuality, expecte
 #[test]
 fn of_c_and_of_hand_written_information() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes", &[]);
+    shapes_of_c(&[]);
+}
+
+/// As on kernels before 6.6; see `perf_links.rs`.
+#[test]
+fn of_probes_that_are_linked_one_by_one() {
+    let Some(_live) = live() else { return };
+    shapes_of_c(&["--links", "perf"]);
+}
+
+#[track_caller]
+fn shapes_of_c(options: &[&str]) {
+    let stacks = record("stack_shapes", &[], options);
     complete(&stacks, 100_001, &["main", "plain_a", "plain_b", "plain_c", "take"]);
     complete(&stacks, 100_002, &["main", "dynamic", "take"]);
     complete(&stacks, 100_003, &["main", "realigned", "take"]);
@@ -112,7 +124,7 @@ fn of_c_and_of_hand_written_information() {
 #[test]
 fn of_cpp() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes_cpp", &[built("stack_closed.so")]);
+    let stacks = record("stack_shapes_cpp", &[built("stack_closed.so")], &[]);
     complete(&stacks, 200_001, &["main", "in_handler", "take"]);
     // While the stack is unwound, the frames of the unwinder stand between the function and its destructor.
     let (unwound, quality) = &stacks[&200_002];
@@ -136,7 +148,7 @@ fn of_cpp() {
 #[test]
 fn of_rust() {
     let Some(_live) = live() else { return };
-    let stacks = record("stack_shapes_rs", &[]);
+    let stacks = record("stack_shapes_rs", &[], &[]);
     let within = |size: u64, expected: &[&str]| {
         let (found, quality) = stacks.get(&size).unwrap_or_else(|| panic!("no block of {size} bytes"));
         let mut rest = found.iter();

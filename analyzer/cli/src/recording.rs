@@ -67,6 +67,9 @@ pub(crate) struct RecordingArgs {
     /// Attach empty programs and write nothing: what the probes cost by themselves
     #[arg(long, hide = true)]
     floor: bool,
+    /// How probes are linked: `perf` as on kernels without `uprobe_multi`, one by one
+    #[arg(long, hide = true, value_enum, default_value = "auto")]
+    links: Links,
     /// Have one in `--check-every` stacks looked at by this unwinder, which writes to the trace's name with `.checks`
     #[arg(long, hide = true, value_name = "PROGRAM")]
     check_stacks: Option<PathBuf>,
@@ -81,6 +84,14 @@ enum Stacks {
     Full,
     /// The return address alone.
     None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Links {
+    /// The best that the kernel has.
+    Auto,
+    /// One perf event for each probe.
+    Perf,
 }
 
 fn ring_size(text: &str) -> Result<u64, String> {
@@ -114,6 +125,7 @@ impl RecordingArgs {
             duration: None,
             quiet: true,
             floor: false,
+            links: Links::Auto,
             check_stacks: None,
             check_every: 0,
         }
@@ -238,6 +250,9 @@ fn perform(
     options: &Options,
     begin: impl FnOnce(&Options, Hooks<'_>) -> Result<Recorded, CollectError>,
 ) -> Result<Recorded, CollectError> {
+    if args.links == Links::Perf {
+        Tuning::force_perf_links();
+    }
     let bar = RecordingBar::new(args.quiet || args.floor);
     let mut tick = |progress: &probe_collector::Progress| bar.update(progress);
     let symbolise = |tables: &Tables, files: Vec<(ModuleId, File)>, starts: &[Option<u64>]| {

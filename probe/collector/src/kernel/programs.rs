@@ -6,6 +6,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use aya::{
@@ -102,7 +103,16 @@ pub struct Tuning {
     pub check_every: u32,
 }
 
+/// Whether single links are used where the kernel has better ones: for tests. Of the process rather than of one [`Tuning`], so that
+/// those who only ask whether this machine can record have nothing to choose.
+static PERF_LINKS: AtomicBool = AtomicBool::new(false);
+
 impl Tuning {
+    /// Makes this process do from now on as on kernels without `uprobe_multi`: one perf link for each probe.
+    pub fn force_perf_links() {
+        PERF_LINKS.store(true, Ordering::Relaxed);
+    }
+
     fn control(&self, armed: bool) -> Control {
         Control {
             armed: u32::from(armed),
@@ -166,7 +176,8 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|error| missing(explain(&error)))?;
         let fds = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?))).collect();
-        let multi = if kernel_version() >= (6, 6) { load_multi(&fds, tuning).ok() } else { None };
+        let has_multi = kernel_version() >= (6, 6) && !PERF_LINKS.load(Ordering::Relaxed);
+        let multi = if has_multi { load_multi(&fds, tuning).ok() } else { None };
         if multi.is_none() {
             load_perf(&mut ebpf, tuning)?;
         }
