@@ -46,6 +46,21 @@ const fn c(name: &'static str, sources: &'static [&'static str], flags: &'static
 /// Code as compilers are built: optimised, without frame pointers. Calls stay calls where the source says so.
 const STACK_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread"];
 
+/// As [`STACK_FLAGS`], calling functions of libraries through stubs that are bound by the first call.
+const STEPPED_FLAGS: &[&str] =
+    &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-fplt", "-Wl,-z,lazy", "-fcf-protection=none"];
+
+/// The same with stubs that indirect jumps may go to.
+const STEPPED_IBT_FLAGS: &[&str] = &[
+    "-O2",
+    "-fomit-frame-pointer",
+    "-fno-optimize-sibling-calls",
+    "-fplt",
+    "-Wl,-z,lazy",
+    "-fcf-protection=full",
+    "-Wl,-z,ibtplt",
+];
+
 const MARKER_FLAGS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-ldl"];
 
 /// Optimised, but each call stays a call that the log of arenas sees (`arenas/log.h`).
@@ -98,6 +113,8 @@ const WORKLOADS: &[Workload] = &[
     c("spawn", &["spawn.c"], &["-pthread"]),
     c("stack_random", &["stacks/random.c"], STACK_FLAGS),
     c("stack_shapes", &["stacks/shapes.c", "stacks/cfi.S"], STACK_FLAGS),
+    c("stack_stepped", &["stacks/stepped.c"], STEPPED_FLAGS),
+    c("stack_stepped-ibt", &["stacks/stepped.c"], STEPPED_IBT_FLAGS),
     c("thread_storm", &["thread_storm.c"], &["-pthread"]),
     c("toy_malloc.so", &["toy_malloc.c"], &["-shared", "-fPIC"]),
     c("thread_exit", &["thread_exit.c"], &["-pthread"]),
