@@ -25,6 +25,10 @@ const PLUS_UCONST: u8 = 0x23;
 const BREG_RBP: u8 = 0x70 + 6;
 const BREG_RSP: u8 = 0x70 + 7;
 /// `rsp + 8 + (((rip & 15) >= 11) << 3)`, as linkers write it for `.plt`.
+///
+/// Where entries begin with `endbr64` they say 9 in the place of 11, and 5 where jumps had the prefix `bnd`: the entry's push is over
+/// earlier. `SPECIAL_PLT` is no rule for those. Between the push and 11 it would take the number that was pushed for a return
+/// address, and the first entry's number is 0, which ends a stack as if it were complete.
 const PLT: [u8; 11] = [BREG_RSP, 8, 0x80, 0, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22];
 
 /// What a row of the section says.
@@ -156,4 +160,23 @@ fn unsigned(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let mut reader = EndianSlice::new(bytes, LittleEndian);
     let value = gimli::Reader::read_uleb128(&mut reader).ok()?;
     Some((i64::try_from(value).ok()?, reader.slice()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_plain_linkage_table_has_a_rule() {
+        let since = |literal: u8| {
+            let mut operations = PLT;
+            operations[6] = 0x30 + literal;
+            from_expression(&operations, (BASE_SAME, 0))
+        };
+        assert_eq!(since(11), Expressed::Rule(Rule::special(SPECIAL_PLT)));
+        for other in [5, 9, 10, 12] {
+            assert_eq!(since(other), UNSUPPORTED, "{other}");
+        }
+        assert_eq!(from_expression(&PLT, (BASE_CFA, -16)), UNSUPPORTED, "its entries save nothing");
+    }
 }
