@@ -1,7 +1,10 @@
 //! Compiler drivers and other programs that start programs: one trace with everybody in it, or only those asked for.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tests::command::run;
 use tests::inputs;
@@ -9,6 +12,7 @@ use tests::live::live;
 use tests::observed::{Own, observe};
 use tests::oracle::preload::Counter;
 use tests::recorder::{Info, Record, Recording, info};
+use tests::requirements::program;
 use tests::scenario::{agrees, loss_free, possible};
 use tests::workload::built;
 
@@ -176,14 +180,61 @@ fn cargo_build() {
     assert!(names.contains(&"cargo") && names.contains(&"build-script-build"), "{names:?}");
 }
 
-/// A child outlives the process that was launched: the recording lasts as long as anybody recorded.
+/// A child outlives the process that was launched: the recording ends with the latter, and the child goes on by itself, unharmed;
+/// the trace has it up to there, as one that still ran.
 #[test]
 fn a_child_that_outlives_its_parent() {
     let Some(_live) = live() else { return };
-    let script = format!("(sleep 1; {} ) & exit 3", built("leaf").display());
-    let recording = Record::new(["sh", "-c", &script]).options(&["--quiet"]).finish().expect_status(3);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = |name: &str| dir.path().join(name);
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap_or_default();
+    run(Command::new(program("mkfifo")).arg(path("orders"))).success("mkfifo");
+    // For both directions, so that nobody waits for the other side.
+    let mut orders = File::options().read(true).write(true).open(path("orders")).expect("the folder is ours");
+    let child = built("commanded");
+    let script = format!(
+        "({} 2 <orders >said 2>&1; echo $? >status) >/dev/null 2>&1 & until grep -q ready said; do sleep 0.02; done; exit 3",
+        child.display()
+    );
+    let recording =
+        Record::new(["sh", "-c", &script]).options(&["--quiet"]).current_dir(dir.path()).finish().expect_status(3);
+    let [pid] = tests::process::running(&child)[..] else { panic!("the child does not go on: {:?}", read("said")) };
+    assert_eq!(tests::process::tracer(pid), 0, "it is still held");
+    assert_eq!(tests::process::breakpoints(pid), Some(Vec::new()), "probes are left in it");
+    assert!(!tests::process::thread_states(pid).contains(&'T'), "a stop is left in it");
+    // It works on with the blocks from before, and checks at its end what is in them.
+    orders.write_all(b"worw").expect("it reads its orders");
+    wait_until("its work", || read("said").matches("done\n").count() == 4);
+    orders.write_all(b"q").expect("it reads its orders");
+    wait_until("its end", || read("status").ends_with('\n'));
+    assert_eq!(read("status"), "0\n", "{}", read("said"));
+
     let info = info(&recording.trace);
     assert!(info.capture.complete);
     let observed = observe(&recording.trace, &Own::Modules);
     possible(&observed);
+    loss_free(&observed, &info);
+    let ended = |name: &str| {
+        let process = observed.tables.processes.iter().rposition(|row| row.name == name).expect("it is in the trace");
+        observed.replay.ended.iter().find(|(id, _)| id.index() == process).map(|(_, reason)| reason.as_str())
+    };
+    assert_eq!(ended("commanded"), Some("Detached"));
+    let row = info.processes.iter().find(|row| row.name == "commanded").expect("it is in the trace");
+    // What it did before it was ready, and beside that only what its threads did meanwhile: of its work nothing.
+    let image = observed.images.iter().find(|image| image.pid == row.pid).expect("it made calls of its own");
+    assert!(image.counts.alloc_count >= 400 && image.counts.realloc_count == 0, "{:?}", image.counts);
+    let shell = observed.replay.ended.values().filter(|reason| **reason == format!("Exit({})", 3 << 8)).count();
+    assert_eq!(shell, 1, "{:?}", observed.replay.ended);
+}
+
+/// Waits for something that somebody else does.
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited in vain for {what}");
 }
