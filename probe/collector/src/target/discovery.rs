@@ -13,9 +13,8 @@ use super::maps::{Mapping, Mappings};
 use super::memory::ProcessMemory;
 use super::module::{Module, Role, mapped_file};
 use super::module_cache::{ModuleCache, ModuleFile};
-use super::planned::{LeftOut, PlannedAllocator, PlannedFunction, ifunc_candidates};
+use super::planned::{LeftOut, PlannedAllocator, PlannedFunction, UNKNOWN_IMPLEMENTATION};
 use crate::elf::{AllocatorFunction, Linkage};
-use crate::placement::Function;
 
 /// How the modules of a process were learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,28 +281,19 @@ impl Domain {
         &mut self,
         module: &Module,
         ifunc: &AllocatorFunction,
-        mut implementations: Vec<u64>,
+        bound: Vec<u64>,
         cache: &ModuleCache,
     ) -> Result<(), TargetError> {
         let (file, _) = module.open()?;
         let image = &module.file.image;
-        let code = image.code(&file);
-        if implementations.is_empty() {
-            let resolver = Function { vaddr: ifunc.vaddr, size_bytes: ifunc.size_bytes };
-            implementations = ifunc_candidates(&code, image, resolver);
+        let found = PlannedFunction::implementations(&image.code(&file), image, cache.rules(), ifunc, bound);
+        if found.is_empty() {
+            self.left_out.push(LeftOut { name: ifunc.name().to_owned(), reason: UNKNOWN_IMPLEMENTATION.to_owned() });
         }
-        if implementations.is_empty() {
-            let reason = "which implementation the program uses (IFUNC) is not known yet".to_owned();
-            self.left_out.push(LeftOut { name: ifunc.name().to_owned(), reason });
-        }
-        let Some(semantics) = ifunc.semantics else { return Ok(()) };
-        for vaddr in implementations {
-            if self.functions.iter().any(|function| function.vaddr == vaddr) {
-                continue;
+        for function in found {
+            if !self.functions.iter().any(|known| known.vaddr == function.vaddr) {
+                self.functions.push(function);
             }
-            let size_bytes = code.function_size(vaddr);
-            let at = Function { vaddr, size_bytes };
-            self.functions.push(PlannedFunction::plan(&code, cache.rules(), ifunc, semantics, at));
         }
         Ok(())
     }

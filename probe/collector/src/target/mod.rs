@@ -28,4 +28,5 @@ pub use memory::ProcessMemory;
 pub use module::{Module, Role};
 pub use module_cache::{FileIdentity, ModuleCache, ModuleFile};
 pub use notification::{LinkerNotification, linker_notification};
+pub(crate) use planned::UNKNOWN_IMPLEMENTATION;
 pub use planned::{LeftOut, PlannedAllocator, PlannedFunction, ResultSource};

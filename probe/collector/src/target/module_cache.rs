@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::planned::{PlannedAllocator, allocators};
+use super::planned::{LeftOut, PlannedAllocator, allocators};
 use crate::elf::{ElfError, ElfImage};
 use crate::placement::KernelRules;
 
@@ -45,6 +45,8 @@ pub struct ModuleFile {
     pub image: ElfImage,
     /// Its allocators, with their probes placed.
     pub allocators: Vec<PlannedAllocator>,
+    /// Functions with an allocator's names that make none.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Files seen so far. Files that are no x86-64 ELF are remembered too.
@@ -81,8 +83,8 @@ impl ModuleCache {
             return known;
         }
         let facts = ElfImage::from_file(file, path).map_err(Arc::new).map(|image| {
-            let allocators = allocators(&image, file, self.rules);
-            Arc::new(ModuleFile { identity, image, allocators })
+            let (allocators, left_out) = allocators(&image, file, self.rules);
+            Arc::new(ModuleFile { identity, image, allocators, left_out })
         });
         self.files.insert(identity, facts.clone());
         facts

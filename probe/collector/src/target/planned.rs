@@ -57,7 +57,25 @@ impl PlannedFunction {
         self.entry.as_ref().ok().map(|placement| self.vaddr.wrapping_add(placement.offset.into()))
     }
 
-    pub(super) fn plan(
+    /// The implementations of an IFUNC; where none is bound yet, all that its resolver can choose. Without a contradiction in its names
+    /// and with no candidate, there are none.
+    pub(crate) fn implementations(
+        code: &ElfCode<'_>,
+        image: &ElfImage,
+        rules: KernelRules,
+        ifunc: &AllocatorFunction,
+        mut bound: Vec<u64>,
+    ) -> Vec<Self> {
+        let Some(semantics) = ifunc.semantics else { return Vec::new() };
+        if bound.is_empty() {
+            let resolver = Function { vaddr: ifunc.vaddr, size_bytes: ifunc.size_bytes };
+            bound = ifunc_candidates(code, image, resolver);
+        }
+        let function = |vaddr| Function { vaddr, size_bytes: code.function_size(vaddr) };
+        bound.into_iter().map(|vaddr| Self::plan(code, rules, ifunc, semantics, function(vaddr))).collect()
+    }
+
+    fn plan(
         code: &ElfCode<'_>,
         rules: KernelRules,
         function: &AllocatorFunction,
@@ -82,6 +100,9 @@ impl PlannedFunction {
         }
     }
 }
+
+/// Where no implementation of an IFUNC is found.
+pub(crate) const UNKNOWN_IMPLEMENTATION: &str = "which implementation the program uses (IFUNC) is not known yet";
 
 /// A function that is not probed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,20 +129,38 @@ pub struct PlannedAllocator {
     pub own_code: Option<Range<u64>>,
 }
 
-/// Finds the allocators of a file. A prefix makes an allocator if it both allocates and frees; a lone `free` is somebody's own function.
-/// The `malloc` of older glibc's `ld.so` is not counted: it serves the linker only, until libc's takes over.
-pub(super) fn allocators(image: &ElfImage, file: &File, rules: KernelRules) -> Vec<PlannedAllocator> {
+/// Finds the allocators of a file, and the functions that make none. A prefix makes an allocator if it both allocates and frees; a lone
+/// `free` is somebody's own function. The `malloc` of older glibc's `ld.so` is not counted: it serves the linker only, until libc's
+/// takes over.
+pub(super) fn allocators(image: &ElfImage, file: &File, rules: KernelRules) -> (Vec<PlannedAllocator>, Vec<LeftOut>) {
+    let left_out = |function: &AllocatorFunction, reason: &str| LeftOut {
+        name: function.name().to_owned(),
+        reason: reason.to_owned(),
+    };
     let is_glibc_linker = image.landmarks.rtld_global.is_some() && image.linkage == Linkage::SharedObject;
-    if image.functions.is_empty() || is_glibc_linker {
-        return Vec::new();
+    if is_glibc_linker {
+        let all = image.functions.iter().map(|function| left_out(function, "it serves the dynamic linker only"));
+        return (Vec::new(), all.collect());
     }
     let code = image.code(file);
-    let groups = group_by_allocator(&image.functions);
-    let planned =
-        groups.into_iter().filter_map(|(prefix, functions)| plan(&code, rules, prefix, &functions, image, file));
-    let mut allocators: Vec<_> = planned.collect();
+    let (mut allocators, mut others) = (Vec::new(), Vec::new());
+    for (prefix, functions) in group_by_allocator(&image.functions) {
+        match plan(&code, rules, prefix, &functions, image, file) {
+            Some(allocator) => allocators.push(allocator),
+            None => others.extend(functions.into_iter().map(|function| left_out(function, no_allocator(function)))),
+        }
+    }
     allocators.sort_by_key(|allocator| allocator.prefix);
-    allocators
+    (allocators, others)
+}
+
+/// Why a function without an allocator around it is not probed.
+fn no_allocator(function: &AllocatorFunction) -> &'static str {
+    if function.semantics.is_some_and(|meaning| meaning.is_operator) {
+        "an operator on another file's allocator"
+    } else {
+        "a lone function: the file does not both allocate and free by such names"
+    }
 }
 
 /// Functions by prefix; prefixes that meet at one address are one allocator, called by the shorter prefix.
@@ -260,7 +299,7 @@ fn stands_for(
 
 /// Addresses of code that an IFUNC resolver can return, from the addresses it mentions: used while no slot is bound yet.
 /// More than the right one may come out; each is an implementation of the same function.
-pub(super) fn ifunc_candidates(code: &ElfCode<'_>, image: &ElfImage, resolver: Function) -> Vec<u64> {
+fn ifunc_candidates(code: &ElfCode<'_>, image: &ElfImage, resolver: Function) -> Vec<u64> {
     let is_code = |vaddr: &u64| {
         let executable = image.segments.iter().any(|segment| segment.executable && segment.holds(*vaddr));
         executable && !image.is_plt(*vaddr) && *vaddr != resolver.vaddr
