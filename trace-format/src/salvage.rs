@@ -2,6 +2,8 @@
 //! tables; not for finding what is readable (see `reader`).
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,14 +35,23 @@ pub struct Salvaged {
 /// # Errors
 /// The input cannot be read, the output cannot be written, or they are the same file.
 pub fn salvage(input: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<Salvaged, SalvageError> {
-    let (input, output) = (input.as_ref(), output.as_ref());
+    salvage_into(input.as_ref(), output.as_ref(), |path| File::create(path))
+}
+
+/// As [`salvage`], with a file of the caller's making: `create` makes or truncates it.
+///
+/// # Errors
+/// As [`salvage`].
+pub fn salvage_into(
+    input: &Path,
+    output: &Path,
+    create: impl FnOnce(&Path) -> io::Result<File>,
+) -> Result<Salvaged, SalvageError> {
     let mut trace = Trace::open(input)?;
-    if let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize())
-        && from == to
-    {
+    if is_same_file(input, output) {
         return Err(SalvageError::SameFile { path: output.to_owned() });
     }
-    let file = File::create(output).map_err(|source| write_error(output, source))?;
+    let file = create(output).map_err(|source| write_error(output, source))?;
     let synced = file.try_clone().map_err(|source| write_error(output, source))?;
     let addresses = !trace.header.options.iter().any(|option| option == WITHOUT_ADDRESSES);
     let options = WriterOptions { addresses, ..WriterOptions::default() };
@@ -58,6 +69,12 @@ pub fn salvage(input: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<Salv
     let written = writer.finish(stats, symbols)?;
     synced.sync_all().map_err(|source| write_error(output, source))?;
     Ok(Salvaged { event_count, missing_event_count, problems, file_bytes: written.file_bytes })
+}
+
+/// Whether two paths lead to one file, by links of either kind.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Most problems repeated as warnings.

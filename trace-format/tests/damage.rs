@@ -201,9 +201,14 @@ fn salvage_keeps_events_numbers_and_tables() {
 fn salvage_refuses_to_write_onto_its_input() {
     let bytes = write_unfinished(&stream(10, 6), WriterOptions::default());
     let (_directory, path) = file_of(&bytes);
-    let error = salvage(&path, &path).unwrap_err().to_string();
-    assert!(error.contains("name another output file"), "{error}");
-    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let [hard, soft] = ["hard.htape", "soft.htape"].map(|name| path.with_file_name(name));
+    std::fs::hard_link(&path, &hard).unwrap();
+    std::os::unix::fs::symlink(&path, &soft).unwrap();
+    for output in [&path, &hard, &soft] {
+        let error = salvage(&path, output).unwrap_err().to_string();
+        assert!(error.contains("name another output file"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
 }
 
 #[test]
