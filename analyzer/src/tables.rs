@@ -7,10 +7,9 @@
 //! null.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io::Write;
 
-use polars::prelude::{Column, DataFrame, ParquetWriter};
+use polars::prelude::{Column, DataFrame, ParquetWriter, PolarsError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -47,27 +46,13 @@ pub fn table(rows: &[impl Serialize]) -> Result<DataFrame, AnalysisError> {
     DataFrame::new(rows.len(), columns.collect()).map_err(|error| wrong(error.to_string()))
 }
 
-/// Writes rows as `NAME.parquet` into a folder, which is made if need be.
-///
-/// # Errors
-/// Folder or file cannot be written.
-pub fn write(folder: &Path, name: &str, rows: &[impl Serialize]) -> Result<PathBuf, AnalysisError> {
-    let wrong =
-        |error: std::io::Error| AnalysisError::Table { what: format!("cannot make {}: {error}", folder.display()) };
-    std::fs::create_dir_all(folder).map_err(wrong)?;
-    let path = folder.join(format!("{name}.parquet"));
-    write_parquet(&mut table(rows)?, &path)?;
-    Ok(path)
-}
-
 /// Writes a data frame as Parquet, compressed.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_parquet(table: &mut DataFrame, path: &Path) -> Result<(), AnalysisError> {
-    let wrong = |what: String| AnalysisError::Table { what: format!("cannot write {}: {what}", path.display()) };
-    let file = File::create(path).map_err(|error| wrong(error.to_string()))?;
-    ParquetWriter::new(file).finish(table).map_err(|error| wrong(error.to_string()))?;
+pub fn write_parquet(table: &mut DataFrame, to: impl Write) -> Result<(), AnalysisError> {
+    let wrong = |error: PolarsError| AnalysisError::Table { what: error.to_string() };
+    ParquetWriter::new(to).finish(table).map_err(wrong)?;
     Ok(())
 }
 
@@ -123,6 +108,8 @@ fn column(name: &str, values: &[Value]) -> Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
     use polars::prelude::{ParquetReader, SerReader};
     use serde_json::json;
 
@@ -143,7 +130,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.parquet");
-        write_parquet(&mut frame, &path).unwrap();
+        write_parquet(&mut frame, File::create(&path).unwrap()).unwrap();
         let read = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
         assert_eq!(read.height(), 2);
         assert_eq!(read.column("bytes").unwrap().u64().unwrap().get(1), Some(u64::MAX));

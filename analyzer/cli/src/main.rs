@@ -4,6 +4,7 @@
 mod commands;
 #[cfg(feature = "recording")]
 mod markers;
+mod output;
 mod progress;
 #[cfg(feature = "recording")]
 mod recording;

@@ -4,12 +4,11 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use analyzer::Names;
 use analyzer::arenas::{ArenaOptions, Input, Policy, arenas};
-use anyhow::Context as _;
 use trace_format::Trace;
 
 use super::profiles::ProfileArgs;
 use super::{MoreWrappers, TableArgs, TracePath, named, print_json};
-use crate::{progress, terminal};
+use crate::{output, progress, terminal};
 
 /// Which sites should move into which arena, opened and closed where, what that saves and costs, and whether it holds on other inputs
 #[derive(Debug, clap::Args)]
@@ -100,7 +99,7 @@ impl Args {
         bar.finish();
         if let Some(path) = &self.write_plan {
             let text = serde_json::to_string_pretty(&found.plan)?;
-            std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+            output::write(path, |file| Ok(writeln!(file, "{text}")?))?;
         }
         self.tables.write("suggestions", &found.suggestions)?;
         if self.json {

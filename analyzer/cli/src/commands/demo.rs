@@ -1,8 +1,7 @@
 //! `heaptape demo`: a first look, on any machine.
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,10 +9,9 @@ use std::{
 use analyzer::lifetimes::{Wish, study};
 use analyzer::profile::built_in;
 use analyzer::{grouping::Grouping, metric::Metric, selection::Wanted, sites::SiteOptions, wrappers::Wrappers};
-use anyhow::Context as _;
 
 use super::replayed;
-use crate::{samples, terminal};
+use crate::{output, samples, terminal};
 
 /// Show what heaptape finds in a real compiler: records a small compile where it may, else takes a built-in sample.
 #[derive(Debug, clap::Args)]
@@ -28,7 +26,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
+        output::create_folder(&self.out)?;
         let trace = self.out.join("demo.htape");
         let origin = self.trace(&trace)?;
         writeln!(out, "{origin}\n")?;
@@ -62,8 +60,7 @@ impl Args {
             Metric::Bytes,
             None,
         )?;
-        let file = File::create(&picture).with_context(|| format!("cannot write {}", picture.display()))?;
-        folded.draw(BufWriter::new(file))?;
+        output::write(&picture, |file| Ok(folded.draw(file)?))?;
         writeln!(out, "\nWritten: {} (the trace), {} (open it in a browser)", trace.display(), picture.display())?;
         writeln!(out, "Next: heaptape info {}   ·   sudo heaptape record -- YOUR-COMPILER …", trace.display())?;
         Ok(ExitCode::SUCCESS)
@@ -72,7 +69,7 @@ impl Args {
     /// Records, or writes the sample; says which.
     fn trace(&self, trace: &Path) -> anyhow::Result<String> {
         let sample = |why: &str| -> anyhow::Result<String> {
-            samples::write(trace).with_context(|| format!("cannot write {}", trace.display()))?;
+            output::write(trace, |file| Ok(file.write_all(samples::CC1PLUS)?))?;
             Ok(format!("A built-in sample: {}{why}.", samples::DESCRIPTION))
         };
         if self.sample {

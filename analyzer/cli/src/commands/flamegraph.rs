@@ -1,16 +1,15 @@
 //! `heaptape flamegraph`: stacks by weight, as a picture or as folded lines.
 
-use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use analyzer::flamegraph::{ByPhase, peak_instant};
 use analyzer::lifetimes::alive_after;
 use analyzer::{AnalysisError, metric::Metric};
-use anyhow::Context as _;
 use serde::Serialize;
 
 use super::profiles::{PhaseArgs, Studied, studied};
 use super::{Part, Replayed, TracePath, print_json, replayed};
-use crate::progress;
+use crate::{output, progress};
 
 /// Draw a flame graph of where memory comes from.
 #[derive(Debug, clap::Args)]
@@ -121,7 +120,8 @@ impl Args {
                     return print_json(out, &value);
                 }
                 if let Some(path) = self.output.filter(|path| path.as_os_str() != "-") {
-                    std::fs::write(&path, EMPTY_PICTURE).with_context(|| format!("cannot write {}", path.display()))?;
+                    super::is_not_the_trace(&path, &self.trace)?;
+                    output::write(&path, |file| Ok(file.write_all(EMPTY_PICTURE.as_bytes())?))?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -142,8 +142,7 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         super::is_not_the_trace(&path, &self.trace)?;
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        folded.draw(BufWriter::new(file))?;
+        output::write(&path, |file| Ok(folded.draw(file)?))?;
         for doubt in analyzer::doubt::doubts(&replayed.trace, &replayed.outcome) {
             eprintln!("heaptape: warning: {}", doubt.sentence);
         }

@@ -36,7 +36,7 @@ use clap::Parser;
 use serde::Serialize;
 use trace_format::{Symbolise as _, Trace};
 
-use crate::progress;
+use crate::{output, progress};
 
 /// A file that cannot be read, or something else that stands in the way.
 const UNREADABLE: u8 = 3;
@@ -190,7 +190,10 @@ struct TableArgs {
 impl TableArgs {
     fn write(&self, name: &str, rows: &[impl Serialize]) -> anyhow::Result<()> {
         if let Some(folder) = &self.parquet {
-            let path = analyzer::tables::write(folder, name, rows)?;
+            output::create_folder(folder)?;
+            let path = folder.join(format!("{name}.parquet"));
+            let mut table = analyzer::tables::table(rows)?;
+            output::write(&path, |file| Ok(analyzer::tables::write_parquet(&mut table, file)?))?;
             eprintln!("heaptape: wrote {} ({} rows)", path.display(), rows.len());
         }
         Ok(())
@@ -236,7 +239,7 @@ fn named(mut trace: Trace) -> (Trace, Names) {
 
 /// Refuses to write over the trace that was read.
 fn is_not_the_trace(output: &Path, trace: &Path) -> anyhow::Result<()> {
-    if output.canonicalize().is_ok_and(|output| trace.canonicalize().is_ok_and(|trace| trace == output)) {
+    if trace_format::salvage::is_same_file(output, trace) {
         anyhow::bail!("{} is the trace itself; name another output file", output.display());
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `heaptape report`: the audit of a program's memory.
 
-use std::{fs::File, io::BufWriter, io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use analyzer::arenas::{ArenaOptions, Input, Policy, arenas};
 use analyzer::audit::{Audit, Material, audit, homes};
@@ -14,7 +14,7 @@ use trace_format::Trace;
 
 use super::profiles::{PhaseArgs, Studied, studied};
 use super::{MoreWrappers, TracePath, named, print_json};
-use crate::progress;
+use crate::{output, progress};
 
 /// Functions of each pattern that the audit may speak of.
 const PATTERN_ROWS: usize = 1000;
@@ -79,10 +79,7 @@ impl Args {
         let found = self.audit()?;
         match &self.output {
             Some(path) => {
-                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-                let mut file = BufWriter::new(file);
-                self.write(&mut file, &found)?;
-                file.flush().with_context(|| format!("cannot write {}", path.display()))?;
+                output::write(path, |file| self.write(file, &found))?;
                 eprintln!("heaptape: wrote {}", path.display());
             }
             None => self.write(out, &found)?,

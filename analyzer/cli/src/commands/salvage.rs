@@ -33,7 +33,7 @@ struct Salvaged {
 impl Args {
     pub(crate) fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let output = self.output.unwrap_or_else(|| self.trace.with_extension("salvaged.htape"));
-        let salvaged = trace_format::salvage::salvage(&self.trace, &output)?;
+        let salvaged = trace_format::salvage::salvage_into(&self.trace, &output, crate::output::open)?;
         let report = Salvaged {
             schema: 1,
             output: output.display().to_string(),

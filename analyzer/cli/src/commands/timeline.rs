@@ -1,15 +1,12 @@
 //! `heaptape timeline`: live bytes over time.
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use super::profiles::{PhaseArgs, Studied, studied};
 use super::{TracePath, print_json};
-use crate::terminal;
+use crate::{output, terminal};
 
 /// Live bytes over time, stacked by the phase they were born in, with the phases below
 #[derive(Debug, clap::Args)]
@@ -51,10 +48,7 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         super::is_not_the_trace(&path, &self.trace)?;
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut file = BufWriter::new(file);
-        analyzer::report::timeline_svg(&mut file, &chart, &title)?;
-        file.flush().with_context(|| format!("cannot write {}", path.display()))?;
+        output::write(&path, |file| Ok(analyzer::report::timeline_svg(file, &chart, &title)?))?;
         for doubt in &chart.doubts {
             eprintln!("heaptape: warning: {}", doubt.sentence);
         }

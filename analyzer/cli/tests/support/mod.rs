@@ -1,6 +1,8 @@
 //! A folder to run the built binary in. Responsible for runs that come out the same on every machine: samples and damaged
 //! traces under relative paths, no terminal, a fixed width, an environment of our own. Does not judge what comes out.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -66,15 +68,15 @@ impl Workshop {
 
     /// Runs heaptape with these arguments where a line has so many columns.
     pub(crate) fn run_at(&self, columns: &str, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_heaptape"))
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env_clear()
-            .env("COLUMNS", columns)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()
-            .expect("the built binary starts")
+        self.command(arguments).env("COLUMNS", columns).output().expect("the built binary starts")
+    }
+
+    /// Heaptape with these arguments at the usual width, not run yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heaptape"));
+        command.args(arguments).current_dir(self.0.path()).env_clear();
+        command.env("COLUMNS", COLUMNS).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
     }
 }
 
