@@ -30,7 +30,8 @@ pub(crate) struct RecordingArgs {
     /// The trace to write [default: NAME.htape, numbered if that exists]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Record this process alone, not its children
+    /// Record this process alone, not its children. A child that only forks keeps its copy of the breakpoints, which slow its
+    /// calls of the allocator until it executes a program
     #[arg(long)]
     no_follow: bool,
     /// Record only processes whose executable is called NAME, or that were called by it (may be given several times); others are followed, not recorded
