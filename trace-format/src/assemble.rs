@@ -1,6 +1,8 @@
 //! Tables put together from the messages of a file. Responsible for the rule that every id in a table is in range, also
 //! where a damaged chunk took rows with it: those become placeholders named `[lost]`; not for finding messages.
 
+use std::collections::HashMap;
+
 use crate::column::Runs;
 use crate::damage::Damage;
 use crate::generated::trace_capnp as schema;
@@ -23,6 +25,7 @@ const NOWHERE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Assembler {
     tables: Tables,
+    nesting_index: NestingIndex,
     lost_row_count: u64,
     budget_bytes: u64,
 }
@@ -30,7 +33,7 @@ pub(crate) struct Assembler {
 impl Assembler {
     /// Tables may take `budget_bytes` in memory.
     pub(crate) fn new(budget_bytes: u64) -> Self {
-        Self { tables: empty_tables(), lost_row_count: 0, budget_bytes }
+        Self { tables: empty_tables(), nesting_index: NestingIndex::default(), lost_row_count: 0, budget_bytes }
     }
 
     /// Rows that a damaged chunk took with it, so far.
@@ -84,7 +87,7 @@ impl Assembler {
             });
         }
         for nesting in new {
-            set_nesting(&mut self.tables.nestings, nesting);
+            self.nesting_index.set(&mut self.tables.nestings, nesting);
         }
         Ok(())
     }
@@ -391,10 +394,22 @@ pub(crate) fn empty_tables() -> Tables {
     Tables { stacks: vec![StackNode { parent: StackId::EMPTY, frame: FrameId(0) }], ..Tables::default() }
 }
 
-/// Replaces the row of the same pair, or appends one.
-pub(crate) fn set_nesting(nestings: &mut Vec<Nesting>, nesting: Nesting) {
-    match nestings.iter_mut().find(|row| row.outer == nesting.outer && row.inner == nesting.inner) {
-        Some(row) => *row = nesting,
-        None => nestings.push(nesting),
+/// Where the row of each pair of domains stands in a list of nestings.
+#[derive(Debug, Default)]
+pub(crate) struct NestingIndex(HashMap<(DomainId, DomainId), usize>);
+
+impl NestingIndex {
+    /// Of rows that were put together elsewhere.
+    pub(crate) fn of(nestings: &[Nesting]) -> Self {
+        Self(nestings.iter().enumerate().map(|(row, nesting)| ((nesting.outer, nesting.inner), row)).collect())
+    }
+
+    /// Replaces the row of the same pair, or appends one.
+    pub(crate) fn set(&mut self, nestings: &mut Vec<Nesting>, nesting: Nesting) {
+        let row = *self.0.entry((nesting.outer, nesting.inner)).or_insert(nestings.len());
+        match nestings.get_mut(row) {
+            Some(known) => *known = nesting,
+            None => nestings.push(nesting),
+        }
     }
 }

@@ -250,8 +250,12 @@ impl Surveyor<'_> {
         kept
     }
 
-    /// Reports events that no chunk holds; returns how many.
+    /// Reports events that no chunk holds; returns how many. A gap is explained by the one problem that lies between the chunks
+    /// around it, if it is the only one; otherwise it is a problem of its own. O(n log n): gaps and problems come by offset.
     fn find_gaps(&mut self, chunks: &[ChunkPlace], sequence_end: Option<u64>) -> u64 {
+        self.problems.sort_by_key(|problem| problem.offset);
+        let mut unexplained = Vec::new();
+        let mut next_problem = 0;
         let mut missing = 0u64;
         let (mut sequence, mut from) = (0, 0);
         let ends = chunks.iter().map(|chunk| (chunk.first_sequence, chunk.event_count, chunk.found.offset));
@@ -260,26 +264,57 @@ impl Surveyor<'_> {
             if first > sequence {
                 let lost = first - sequence;
                 missing = missing.saturating_add(lost);
-                self.explain_gap(sequence, lost, from, offset);
+                let rest = &self.problems[next_problem..];
+                let start = next_problem + rest.partition_point(|problem| problem.offset < from);
+                let between = self.problems[start..].iter().take_while(|problem| problem.offset < offset).count();
+                next_problem = start + between;
+                if between == 1 {
+                    self.problems[start].missing_event_count = Some(lost);
+                } else {
+                    let what = format!("events {sequence} to {} are missing", first - 1);
+                    unexplained.push(Problem { offset, what, missing_event_count: Some(lost) });
+                }
             }
             sequence = sequence.max(first.saturating_add(count));
             from = offset;
         }
+        self.problems.append(&mut unexplained);
         missing
-    }
-
-    /// Puts the number of lost events to the one problem that explains them, or reports them on their own.
-    fn explain_gap(&mut self, first: u64, count: u64, from: u64, to: u64) {
-        let mut between = self.problems.iter_mut().filter(|p| (from..to).contains(&p.offset));
-        if let (Some(problem), None) = (between.next(), between.next()) {
-            problem.missing_event_count = Some(count);
-            return;
-        }
-        let what = format!("events {first} to {} are missing", first + count - 1);
-        self.problems.push(Problem { offset: to, what, missing_event_count: Some(count) });
     }
 }
 
 fn of_kind(found: &[Found], kind: Kind) -> impl Iterator<Item = &Found> {
     found.iter().filter(move |found| found.envelope.kind == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Envelope;
+
+    /// Half a million gaps, every other one with a problem that explains it: with a look at every problem for every gap this
+    /// would take many minutes.
+    #[test]
+    fn gaps_are_explained_in_one_go() {
+        const GAP_COUNT: u64 = 500_000;
+        let file = File::open("/dev/null").expect("it is everywhere");
+        let mut surveyor = Surveyor { file: &file, file_bytes: u64::MAX, problems: Vec::new(), tick_ns: 1 };
+        let envelope =
+            Envelope { kind: Kind::CHUNK, flags: 0, payload_bytes: 0, message_bytes: 0, payload_checksum: 0 };
+        let chunk = |index: u64| ChunkPlace {
+            found: Found { offset: 10 * (index + 1), envelope },
+            first_sequence: 2 * index + 1,
+            event_count: 1,
+            first_block: 0,
+            block_limit: 0,
+        };
+        let chunks: Vec<_> = (0..GAP_COUNT).map(chunk).collect();
+        for index in (0..GAP_COUNT).rev().step_by(2) {
+            surveyor.problem(10 * index + 5, "damage");
+        }
+        assert_eq!(surveyor.find_gaps(&chunks, Some(2 * GAP_COUNT + 7)), GAP_COUNT + 7);
+        let counts = surveyor.problems.iter().map(|problem| problem.missing_event_count);
+        assert_eq!(counts.sum::<Option<u64>>(), Some(GAP_COUNT + 7), "each gap has its problem");
+        assert_eq!(surveyor.problems.len() as u64, GAP_COUNT + 1);
+    }
 }

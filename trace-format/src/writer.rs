@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::assemble::{empty_tables, set_nesting};
+use crate::assemble::{NestingIndex, empty_tables};
 use crate::column::Columns;
 use crate::encode::ChunkEncoder;
 use crate::error::WriteError;
 use crate::event::{Op, Target, Walk};
 use crate::id::{BlockId, DomainId, EntryId, FrameId, ModuleId, ProcessId, Sequence, StackId, ThreadId};
 use crate::intern::Interner;
-use crate::limits::{MAX_CHUNK_EVENTS, NO_MARKER};
+use crate::limits::{BATCH_BYTES, MAX_CHUNK_EVENTS, NO_MARKER};
 use crate::rows::{Rows, TableLengths};
 use crate::shape::is_known_code;
 use crate::sink::{Job, Progress, Sink};
@@ -83,7 +83,9 @@ pub struct TraceWriter {
     interner: Interner,
     /// Rows that chunks before this one brought.
     sent: TableLengths,
+    nesting_index: NestingIndex,
     changed_nestings: Vec<Nesting>,
+    changed_index: NestingIndex,
     encoder: ChunkEncoder,
     event_count: u64,
     salvaged: bool,
@@ -137,7 +139,9 @@ impl TraceWriter {
             tables: empty_tables(),
             interner: Interner::default(),
             sent: TableLengths::EMPTY,
+            nesting_index: NestingIndex::default(),
             changed_nestings: Vec::new(),
+            changed_index: NestingIndex::default(),
             event_count: 0,
             salvaged: false,
             depths: vec![0],
@@ -251,8 +255,8 @@ impl TraceWriter {
             nesting.outer.max(nesting.inner).index() < self.tables.domains.len(),
             "the domains of a nesting are registered before it"
         );
-        set_nesting(&mut self.tables.nestings, nesting);
-        set_nesting(&mut self.changed_nestings, nesting);
+        self.nesting_index.set(&mut self.tables.nestings, nesting);
+        self.changed_index.set(&mut self.changed_nestings, nesting);
     }
 
     /// The birth number that the next `Alloc` or `ReallocEnd` must carry.
@@ -363,7 +367,9 @@ impl TraceWriter {
     /// Takes over the tables of another trace as they are: its ids stay.
     pub(crate) fn take_over(&mut self, tables: Tables) {
         self.interner = Interner::of(&tables);
+        self.nesting_index = NestingIndex::of(&tables.nestings);
         self.changed_nestings.clone_from(&tables.nestings);
+        self.changed_index = NestingIndex::of(&tables.nestings);
         self.depths = depths(&tables);
         self.tables = tables;
         self.salvaged = true;
@@ -474,10 +480,12 @@ impl TraceWriter {
             let mut rows = Rows::take(&self.tables, &mut self.sent);
             if self.sent == all {
                 // Nestings refer to domains: they come with the last rows.
-                rows = rows.with(std::mem::take(&mut self.changed_nestings));
+                let batch = self.changed_nestings.len().min(BATCH_BYTES / size_of::<Nesting>());
+                rows = rows.with(self.changed_nestings.drain(..batch).collect());
             }
             self.send(Job::Tables(Box::new(rows)))?;
         }
+        self.changed_index = NestingIndex::default();
         Ok(())
     }
 

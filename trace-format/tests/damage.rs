@@ -124,6 +124,23 @@ fn a_missing_chunk_shifts_nothing_and_is_counted() {
     }
 }
 
+/// Each of two gaps in a row has its own count.
+#[test]
+fn chunks_missing_around_one_that_is_there_are_counted_apart() {
+    let events = stream(1000, 4);
+    let mut bytes = write(&events, chunks_of(100)).0;
+    let chunks: Vec<_> = envelopes(&bytes).into_iter().filter(|(kind, ..)| *kind == CHUNK).collect();
+    for index in [6, 4, 3] {
+        let (_, start, end) = chunks[index];
+        bytes.drain(start..end);
+    }
+    let (_directory, path) = file_of(&bytes);
+    let trace = Trace::open(&path).unwrap();
+    assert_eq!(trace.completeness.missing_event_count, 300);
+    let counted: Vec<_> = trace.problems().iter().filter_map(|problem| problem.missing_event_count).collect();
+    assert_eq!(counted, [200, 100], "{:?}", trace.problems());
+}
+
 #[test]
 fn lost_rows_become_placeholders_and_no_id_is_out_of_range() {
     let with_tail = write(&one_of_each(), chunks_of(4)).0;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use sample::{
-    chunks_of, events_of, file_of, one_of_each, push_all, register, stream, summaries, write, write_unfinished,
+    Memory, chunks_of, events_of, file_of, one_of_each, push_all, register, stream, summaries, write, write_unfinished,
 };
 use trace_format::{
-    BlockId, DomainId, EndReason, EntryId, Event, FrameSymbols, Op, ProcessId, Sequence, StackId, StackQuality, Target,
-    ThreadId, Trace, TraceWriter, Walk, WriteError, WriterOptions,
+    BlockId, CaptureStats, Domain, DomainId, EndReason, EntryId, Event, FrameSymbols, Module, Nesting, Op, ProcessId,
+    Sequence, StackId, StackQuality, Target, ThreadId, Trace, TraceWriter, Walk, WriteError, WriterOptions,
 };
 
 #[test]
@@ -35,6 +35,30 @@ fn every_kind_of_event_and_every_table_survives() {
     tables.symbols = sample::symbols();
     tables.symbols.resize(tables.frames.len(), FrameSymbols::default());
     assert_eq!(trace.tables, tables);
+}
+
+/// More nestings than fit one message, each set twice: a look at all of them for each would take hours.
+#[test]
+fn nestings_of_very_many_domains_survive() {
+    const DOMAIN_COUNT: u32 = 1300;
+    let memory = Memory::default();
+    let mut writer =
+        TraceWriter::create(memory.clone(), Path::new("memory"), &sample::header(), WriterOptions::default()).unwrap();
+    let module = writer.module(Module::default());
+    let domains: Vec<_> =
+        (0..DOMAIN_COUNT).map(|number| writer.domain(Domain { name: number.to_string(), module, layer: 0 })).collect();
+    for count in [1, 2] {
+        for (outer, inner) in domains.iter().flat_map(|outer| domains.iter().map(move |inner| (*outer, *inner))) {
+            writer.nesting(Nesting { outer, inner, count, bytes: 8, outer_count: 3, outer_bytes: 24 });
+        }
+    }
+    let expected = writer.tables().nestings.clone();
+    assert_eq!(expected.len(), domains.len() * domains.len());
+    writer.finish(CaptureStats::default(), Vec::new()).unwrap();
+    let (_directory, path) = file_of(&memory.bytes());
+    let trace = Trace::open(&path).unwrap();
+    assert!(trace.completeness.complete, "{:?}", trace.problems());
+    assert!(trace.tables.nestings == expected && expected.iter().all(|nesting| nesting.count == 2));
 }
 
 #[test]
