@@ -46,6 +46,18 @@ pub fn replay(trace: &Trace, decoders: usize, progress: impl FnMut(u64)) -> Resu
     Ok(replay_with(trace, (), decoders, progress)?.0)
 }
 
+/// For a progress that is told of events over several passes: each pass tells from its own begin, or goes on from the one before.
+pub(crate) fn over_all_passes(mut progress: impl FnMut(u64)) -> impl FnMut(u64) {
+    let (mut before, mut latest) = (0, 0);
+    move |done| {
+        if done <= latest {
+            before += latest;
+        }
+        latest = done;
+        progress(before + done);
+    }
+}
+
 /// Replays a whole trace as `replay` does, with an observer.
 ///
 /// # Errors

@@ -56,7 +56,7 @@ use crate::error::AnalysisError;
 use crate::names::Names;
 use crate::phases::{View, phase_of};
 use crate::profile::Profile;
-use crate::replay::Outcome;
+use crate::replay::{Outcome, over_all_passes};
 use crate::selection::{Selection, Wanted};
 use crate::wrappers::Wrappers;
 
@@ -120,7 +120,8 @@ impl Recorded<'_> {
             .ok_or(AnalysisError::NothingToReplay { scope: selection.scope })
     }
 
-    /// Writes what a process did as a script, with a plan's arenas or without.
+    /// Writes what a process did as a script, with a plan's arenas or without. `progress` is told of events, over all passes: a plan with
+    /// marked phases takes up to three.
     ///
     /// # Errors
     /// The trace became unreadable, or the script cannot be written.
@@ -134,8 +135,9 @@ impl Recorded<'_> {
         let unwritten = |source| AnalysisError::Script { path: path.to_owned(), source };
         let nothing = Plan::new(Policy::Llvm, Vec::new());
         let plan = plan.unwrap_or(&nothing);
+        let mut told = over_all_passes(progress);
         let view = if plan.has_phases() {
-            View::with_phases(self.trace, self.names, self.profiles, self.decoders, |_| ())?
+            View::with_phases(self.trace, self.names, self.profiles, self.decoders, &mut told)?
         } else {
             View::plain(self.trace, self.names)
         };
@@ -146,7 +148,7 @@ impl Recorded<'_> {
         let file = BufWriter::new(File::create(path).map_err(unwritten)?);
         let both = Both(Writer::new(file, &tables.entries, plan), Simulation::new(plan));
         let following = Following::new(placement, tables, OnlyOf::new(tables, process, both));
-        let (outcome, following) = view.replay_with(following, self.decoders, progress)?;
+        let (outcome, following) = view.replay_with(following, self.decoders, told)?;
         let (only, broken, _) = following.finish();
         let Both(writer, simulation) = only.into_inner();
         let header = writer.finish().map_err(unwritten)?;

@@ -151,6 +151,25 @@ fn arenas_are_opened_filled_and_closed_where_the_plan_says() {
     assert_eq!((header.arena_count, header.chunk_count), (1, 2));
 }
 
+/// A plan with phases takes two passes more, and each of them is told of.
+#[test]
+fn progress_is_told_over_all_passes() {
+    let planted = Planted::phase("parse");
+    let read = Read::of(&planted.path);
+    let mut with_phase = plan(Policy::Llvm, AtEnd::Destroy);
+    with_phase.arenas[0].scope = "phase parse".into();
+    let event_count = read.trace.event_count;
+    for (plan, passes) in [(None, 1), (Some(&plan(Policy::Llvm, AtEnd::Destroy)), 1), (Some(&with_phase), 3)] {
+        let mut told = Vec::new();
+        let process = read.recorded().process(None).unwrap();
+        let path = read.folder.path().join("script");
+        let written = read.recorded().write(process, plan, &path, |events| told.push(events)).unwrap();
+        assert!(written.missing_scopes.is_empty());
+        assert!(told.is_sorted(), "{told:?}");
+        assert_eq!((told.len(), told.last()), (passes, Some(&(passes as u64 * event_count))), "{told:?}");
+    }
+}
+
 /// A script without arenas, played on sizes alone.
 #[derive(Default)]
 struct Model {

@@ -73,8 +73,11 @@ fn bar(wanted: bool, length: Option<u64>, template: &str) -> ProgressBar {
     bar
 }
 
-/// The bar that is shown while a long trace is replayed.
-pub(crate) struct ReplayBar(ProgressBar);
+/// The bar that is shown while a long trace is replayed, once or several times.
+pub(crate) struct ReplayBar {
+    bar: ProgressBar,
+    pass_events: u64,
+}
 
 impl ReplayBar {
     /// Events below which nobody waits long enough for a bar.
@@ -82,15 +85,21 @@ impl ReplayBar {
 
     pub(crate) fn new(event_count: u64) -> Self {
         let template = "replaying {wide_bar} {human_pos}/{human_len} events  {per_sec}  {eta}";
-        Self(bar(event_count >= Self::WORTH_A_BAR, Some(event_count), template))
+        let bar = bar(event_count >= Self::WORTH_A_BAR, Some(event_count), template);
+        Self { bar, pass_events: event_count.max(1) }
     }
 
+    /// Events read, over all passes. The bar is as long as the passes that have begun.
     pub(crate) fn update(&self, event_count: u64) {
-        self.0.set_position(event_count);
+        let passes = event_count.div_ceil(self.pass_events);
+        if passes > 1 {
+            self.bar.set_length(passes * self.pass_events);
+        }
+        self.bar.set_position(event_count);
     }
 
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -9,7 +9,7 @@ use crate::lifetimes::{Wish, phases_of};
 use crate::names::Names;
 use crate::phases::{RowId, Tracker, View, Weaver, row_path};
 use crate::profile::Profile;
-use crate::replay::{Amount, Block, Observer, replay_with};
+use crate::replay::{Amount, Block, Observer, over_all_passes, replay_with};
 use crate::wrappers::Wrappers;
 
 /// Blocks by the thread and the path of the phase that they are born in, and by the plan's arena that takes them; no entry: none.
@@ -26,16 +26,9 @@ pub fn homes(
     (profiles, wish): (&[Profile], Wish),
     (plan, wrappers): (&Plan, &Wrappers),
     decoders: usize,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<Homes, ReadError> {
-    let (mut before, mut latest) = (0, 0);
-    let mut told = |done: u64| {
-        if done < latest {
-            before += latest;
-        }
-        latest = done;
-        progress(before + done);
-    };
+    let mut told = over_all_passes(progress);
     let (tracker, _) = phases_of(trace, names, profiles, wish, decoders, &mut told)?;
     let view = if plan.has_phases() {
         View::with_phases(trace, names, profiles, decoders, &mut told)?

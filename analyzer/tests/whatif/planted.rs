@@ -7,9 +7,9 @@ use analyzer::Names;
 use analyzer::arenas::{Arena, AtEnd, Nesting, Plan, Policy};
 use tempfile::TempDir;
 use trace_format::{
-    BlockId, CaptureStats, Domain, EndReason, Entry, EntryId, EntryKind, Frame, FrameSymbols, Header, Module, Op,
-    Process, ProcessId, StackId, StackQuality, Symbol, Target, Thread, ThreadId, Trace, TraceWriter, Walk,
-    WriterOptions,
+    BlockId, CaptureStats, Domain, EndReason, Entry, EntryId, EntryKind, Frame, FrameSymbols, Header, Marker,
+    MarkerEnd, MarkerValue, Module, Op, Process, ProcessId, StackId, StackQuality, Symbol, Target, Thread, ThreadId,
+    Trace, TraceWriter, Walk, WriterOptions,
 };
 
 const MALLOC: EntryId = EntryId(0);
@@ -138,6 +138,28 @@ impl Planted {
             pen.free(large);
             pen.begin_realloc(aligned, 0);
             pen.push(Op::ReallocFreed { entry: REALLOC });
+        })
+    }
+
+    /// A phase of main's that two markers enclose, with a node in it.
+    pub(crate) fn phase(name: &str) -> Self {
+        Self::write(|pen, [main, _, node]| {
+            let marker = pen.writer.marker(Marker {
+                name: "own".into(),
+                symbol: "heaptape:begin".into(),
+                value: MarkerValue::Text,
+                ends_by: MarkerEnd::Explicit,
+            });
+            let text = u64::from(pen.writer.text(name));
+            pen.stack = main;
+            pen.push(Op::Marker { id: marker, kind: 1, value: text });
+            pen.stack = node;
+            let inside = pen.alloc(100);
+            pen.free(inside);
+            (pen.stack, pen.walk) = (StackId::EMPTY, Walk::NONE);
+            pen.push(Op::Marker { id: marker, kind: 2, value: text });
+            (pen.stack, pen.walk) = (main, Walk { quality: StackQuality::Complete, renewed: 0, moved: false });
+            pen.push(Op::AllocFailed { entry: MALLOC, size_bytes: 1 << 40 });
         })
     }
 
