@@ -2,11 +2,13 @@
 //! same exactness. Removing them takes seconds for each process, hence one program with many. Stacks over such links are in `stacks.rs`, together with all others.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
-use tests::command::{run, start};
+use tests::command::{run, signal, start};
 use tests::live::live;
 use tests::observed::Own;
-use tests::recorder::heaptape;
+use tests::process::breakpoints;
+use tests::recorder::{heaptape, info};
 use tests::scenario::{Checked, Scenario};
 use tests::workload::built;
 
@@ -71,6 +73,30 @@ fn static_programs() {
     let Some(_live) = live() else { return };
     exact("basic-static", &[]);
     exact("basic-static-pie", &[]);
+}
+
+/// Its work is recorded to the last call, and no probe is left.
+#[test]
+fn attached_to() {
+    let Some(_live) = live() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = dir.path().join("run.htape");
+    let mut target = start(Command::new(built("commanded")).arg("2"), true);
+    target.wait_for_output("ready\n", 1);
+    let pid = target.pid();
+    let mut recorder =
+        start(heaptape(&["attach", "--lossless", "-o"]).arg(&trace).args(PERF).arg(pid.to_string()), false);
+    recorder.wait_until("the recorder", |recorder| recorder.stderr_so_far().contains("recording"));
+    assert!(links(recorder.pid()).contains_key("perf"));
+    target.say("w");
+    target.wait_for_output("done\n", 1);
+    signal(recorder.pid(), libc::SIGTERM);
+    recorder.finish().success("the recorder");
+    assert_eq!(breakpoints(pid), Some(Vec::new()), "probes are left");
+    let info = info(&trace);
+    assert_eq!((info.totals.realloc_count, info.totals.lost_count), (1000, Some(0)));
+    target.say("q");
+    target.finish().success("the program");
 }
 
 #[test]
