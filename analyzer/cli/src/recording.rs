@@ -158,6 +158,7 @@ impl RecordingArgs {
                 free_stacks: !self.no_free_stacks,
                 floor: self.floor,
                 check_every: if self.check_stacks.is_some() { self.check_every } else { 0 },
+                perf_links: self.links == Links::Perf,
             },
             following: Following { children: !self.no_follow, only: self.only.clone() },
             duration: self.duration,
@@ -251,9 +252,6 @@ fn perform(
     options: &Options,
     begin: impl FnOnce(&Options, Hooks<'_>) -> Result<Recorded, CollectError>,
 ) -> Result<Recorded, CollectError> {
-    if args.links == Links::Perf {
-        Tuning::force_perf_links();
-    }
     let bar = RecordingBar::new(args.quiet || args.floor);
     let mut tick = |progress: &probe_collector::Progress| bar.update(progress);
     let symbolise = |tables: &Tables, files: Vec<(ModuleId, File)>, starts: &[Option<u64>]| {

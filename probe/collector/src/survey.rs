@@ -69,16 +69,8 @@ pub enum ResultProbes {
 
 /// Tries to load the kernel side.
 pub fn machine() -> Survey {
-    let tuning = Tuning {
-        ring_bytes: 1 << 16,
-        lossless: false,
-        max_frames: 0,
-        free_stacks: false,
-        floor: false,
-        check_every: 0,
-    };
     let kernel = machine::kernel_release();
-    match Kernel::load(tuning) {
+    match Kernel::load(Tuning::PROOF) {
         Ok((loaded, _)) => {
             let link_kind = Some(loaded.link_kind().name().to_owned());
             Survey { kernel, refusal: None, link_kind }

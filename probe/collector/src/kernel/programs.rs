@@ -6,7 +6,6 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use aya::{
@@ -101,17 +100,21 @@ pub struct Tuning {
     pub floor: bool,
     /// Stop at one in this many stacks to have it checked; 0 for none.
     pub check_every: u32,
+    /// One perf link for each probe, as on kernels before 6.6: for tests.
+    pub perf_links: bool,
 }
 
-/// Whether single links are used where the kernel has better ones: for tests. Of the process rather than of one [`Tuning`], so that
-/// those who only ask whether this machine can record have nothing to choose.
-static PERF_LINKS: AtomicBool = AtomicBool::new(false);
-
 impl Tuning {
-    /// Makes this process do from now on as on kernels without `uprobe_multi`: one perf link for each probe.
-    pub fn force_perf_links() {
-        PERF_LINKS.store(true, Ordering::Relaxed);
-    }
+    /// Enough to see whether this machine can record.
+    pub(crate) const PROOF: Self = Self {
+        ring_bytes: 1 << 16,
+        lossless: false,
+        max_frames: 0,
+        free_stacks: false,
+        floor: false,
+        check_every: 0,
+        perf_links: false,
+    };
 
     fn control(&self, armed: bool) -> Control {
         Control {
@@ -176,7 +179,7 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|error| missing(explain(&error)))?;
         let fds = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), map_fd(map)?))).collect();
-        let has_multi = kernel_version() >= (6, 6) && !PERF_LINKS.load(Ordering::Relaxed);
+        let has_multi = kernel_version() >= (6, 6) && !tuning.perf_links;
         let multi = if has_multi { load_multi(&fds, tuning).ok() } else { None };
         if multi.is_none() {
             load_perf(&mut ebpf, tuning)?;

@@ -137,15 +137,7 @@ pub fn attach(pid: u32, options: &Options, hooks: Hooks<'_>) -> Result<Recorded,
 /// # Errors
 /// `Unsupported` with what is missing.
 pub fn check() -> Result<(), CollectError> {
-    let tuning = Tuning {
-        ring_bytes: 1 << 16,
-        lossless: false,
-        max_frames: 0,
-        free_stacks: false,
-        floor: false,
-        check_every: 0,
-    };
-    Kernel::load(tuning).map(drop)
+    Kernel::load(Tuning::PROOF).map(drop)
 }
 
 fn run(subject: &Subject, options: &Options, hooks: Hooks<'_>) -> Result<Recorded, CollectError> {
