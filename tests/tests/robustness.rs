@@ -225,6 +225,29 @@ fn nobody_stays_stopped_when_the_recording_ends() {
     target.finish();
 }
 
+/// A target that somebody has stopped is let go of as it is, all its threads, and the recording ends.
+#[test]
+fn a_stopped_target_stays_stopped_when_the_recording_ends() {
+    let Some(_live) = live() else { return };
+    let churn = built("churn");
+    let record = Record::new([churn.as_os_str(), "3".as_ref(), "1000000000".as_ref()]);
+    let (mut recorder, _dir, trace, _) = record.options(&["--quiet", "--duration", "1"]).start(false);
+    recorder.wait_until("the target", |_| running(&churn).iter().any(|pid| thread_states(*pid).len() > 1));
+    let targets = running(&churn);
+    let [target] = targets[..] else { panic!("targets: {targets:?}") };
+    signal(target, libc::SIGSTOP);
+    recorder.wait_until("the recorder to end", |recorder| {
+        recorder.has_ended() || state(recorder.pid()).is_none_or(|state| state == 'Z')
+    });
+    let states = thread_states(target);
+    assert!(states.len() > 1 && states.iter().all(|state| *state == 'T'), "{states:?}");
+    // Traced by nobody, and free of probes.
+    assert_eq!(breakpoints(target), Some(Vec::new()));
+    signal(target, libc::SIGKILL);
+    recorder.finish().success("the recorder");
+    assert!(info(&trace).capture.complete);
+}
+
 /// A file system of one MiB.
 struct SmallDisk(tempfile::TempDir);
 

@@ -34,7 +34,8 @@ pub(crate) struct RecordingArgs {
     /// calls of the allocator until it executes a program
     #[arg(long)]
     no_follow: bool,
-    /// Record only processes whose executable is called NAME, or that were called by it (may be given several times); others are followed, not recorded
+    /// Record only processes whose executable is called NAME, or that were called by this name (may be given several times);
+    /// others are followed, not recorded
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Never lose an event: let threads rest while the ring is drained [default for launched programs]

@@ -164,7 +164,7 @@ impl<'w, H: Heap, W: Watch> Machine<'w, H, W> {
                             old.copy_to_nonoverlapping(block.as_ptr(), kept_bytes as usize);
                         }
                         touch(block, kept_bytes, size_bytes);
-                        self.watch.bumped(slot, block, size_bytes, arena, how.moved_bytes.is_some());
+                        self.watch.bumped(slot, block, size_bytes, arena, how.moved_bytes);
                     }
                     self.slots[slot as usize] = block.as_ptr();
                 }

@@ -21,7 +21,7 @@ pub(super) trait Watch: Send {
     /// free is called.
     unsafe fn dies(&mut self, slot: u32);
     /// An arena handed out a block; `moved`: with the contents of the one in this slot.
-    unsafe fn bumped(&mut self, slot: u32, block: NonNull<u8>, size_bytes: u64, arena: u32, moved: bool);
+    unsafe fn bumped(&mut self, slot: u32, block: NonNull<u8>, size_bytes: u64, arena: u32, moved_bytes: Option<u64>);
     /// A block in an arena has grown where it is.
     unsafe fn stretched(&mut self, slot: u32, block: NonNull<u8>, old_bytes: u64, size_bytes: u64, arena: u32);
     /// The last block in an arena goes.
@@ -48,7 +48,7 @@ impl Watch for Unwatched {
     #[inline]
     unsafe fn dies(&mut self, _: u32) {}
     #[inline]
-    unsafe fn bumped(&mut self, _: u32, _: NonNull<u8>, _: u64, _: u32, _: bool) {}
+    unsafe fn bumped(&mut self, _: u32, _: NonNull<u8>, _: u64, _: u32, _: Option<u64>) {}
     #[inline]
     unsafe fn stretched(&mut self, _: u32, _: NonNull<u8>, _: u64, _: u64, _: u32) {}
     #[inline]
@@ -185,11 +185,13 @@ impl Watch for Watched {
         }
     }
 
-    unsafe fn bumped(&mut self, slot: u32, block: NonNull<u8>, size_bytes: u64, arena: u32, moved: bool) {
+    unsafe fn bumped(&mut self, slot: u32, block: NonNull<u8>, size_bytes: u64, arena: u32, moved_bytes: Option<u64>) {
         let old = row(&mut self.in_arena, slot).and_then(|(arena, at)| self.arenas[arena as usize].get(at).copied());
-        if let Some(old) = old.filter(|_| moved) {
+        if let (Some(old), Some(moved_bytes)) = (old, moved_bytes) {
+            // It may have shrunk where it was: then less is moved.
+            let kept_bytes = old.size_bytes.min(moved_bytes).min(size_bytes);
             // SAFETY: the new block is at least that long.
-            let holds = unsafe { old.is_whole(block, old.size_bytes.min(size_bytes)) };
+            let holds = unsafe { old.is_whole(block, kept_bytes) };
             self.expect(holds, "a move within an arena lost what was in its block", &old);
         }
         self.forget(slot);

@@ -7,7 +7,7 @@ use std::{
     fs,
     ops::Range,
     os::fd::AsRawFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
     thread::{self, JoinHandle},
 };
@@ -56,6 +56,11 @@ pub(crate) struct Placed {
 }
 
 impl Placed {
+    /// Whether an allocator was found, be it that the kernel refused its probes.
+    pub(crate) fn has_allocator(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
     /// Notes where a domain's code lies now: a library that was closed may be opened again elsewhere. `texts` are all the
     /// places where it lies; where it lies more than once, the first known one counts.
     fn moved(&mut self, kernel: &mut Kernel, domain: u16, texts: &[Range<u64>]) {
@@ -228,11 +233,12 @@ impl Placer {
         let mut placed = Placed { functions: Vec::new(), domains, marked, code };
         let mut plan = Plan::default();
         let mut by_file: HashMap<PathBuf, Vec<Wanted>> = HashMap::new();
+        let mut refusal = None;
         for function in &parent.functions {
             let row = match kernel.describe(function.descriptor) {
                 Ok(row) => row,
                 Err(error) => {
-                    self.warnings.push(format!("process {pid}: calls of a function are not seen: {error}"));
+                    refusal = Some(error.to_string());
                     continue;
                 }
             };
@@ -248,8 +254,12 @@ impl Placer {
         for (path, wanted) in &by_file {
             match kernel.attach(path, pid, wanted) {
                 Ok(own) => links.extend(own),
-                Err(error) => self.warnings.push(format!("process {pid}: its allocator's calls are not seen: {error}")),
+                Err(error) => refusal = Some(error),
             }
+        }
+        // One that is gone makes no calls.
+        if let Some(error) = refusal.filter(|_| Path::new(&format!("/proc/{pid}/exe")).exists()) {
+            self.warnings.push(format!("process {pid}: calls of its allocator are not seen: {error}"));
         }
         (placed, plan, links)
     }

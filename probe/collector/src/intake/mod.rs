@@ -120,6 +120,8 @@ pub(crate) struct Intake {
     nested: FastMap<(DomainId, DomainId), Tally>,
     stats: CaptureStats,
     orphan_count: u64,
+    /// Warnings that are not told one by one.
+    further_warning_count: u64,
     progress: Arc<Progress>,
     signals: Arc<Signals>,
     last_thread: ThreadId,
@@ -147,6 +149,7 @@ impl Intake {
             nested: FastMap::default(),
             stats: CaptureStats::default(),
             orphan_count: 0,
+            further_warning_count: 0,
             progress,
             signals,
             last_thread: ThreadId(0),
@@ -428,6 +431,9 @@ impl Intake {
             self.stats
                 .warnings
                 .push(format!("{} records named a process or probe that is not known", self.orphan_count));
+        }
+        if self.further_warning_count > 0 {
+            self.stats.warnings.push(format!("{} more warnings about processes", self.further_warning_count));
         }
         let starts = self.names.function_starts();
         Finished { writer: self.writer, stats: self.stats, files: self.names.into_files(), starts }

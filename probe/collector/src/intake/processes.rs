@@ -18,6 +18,9 @@ use super::{
 };
 use crate::notice::{Meaning, Plan, What};
 
+/// Warnings that are told one by one, at most: a build may start thousands of processes.
+const MOST_WARNINGS: usize = 24;
+
 impl Intake {
     /// A change in the processes recorded. `now_ns` is its time.
     pub(crate) fn notice(&mut self, what: What, now_ns: u64) -> Result<(), WriteError> {
@@ -43,7 +46,11 @@ impl Intake {
             }
             What::End { pid, reason } => self.end(time_ns, pid, reason),
             What::Warning(text) => {
-                self.stats.warnings.push(text);
+                if self.stats.warnings.len() < MOST_WARNINGS {
+                    self.stats.warnings.push(text);
+                } else {
+                    self.further_warning_count += 1;
+                }
                 Ok(())
             }
         }

@@ -21,8 +21,10 @@ pub(super) struct Output {
 /// A file that is written to once the recording has begun.
 struct Held {
     file: File,
-    /// What is to be written, until then.
-    waiting: Option<Vec<u8>>,
+    /// Whether it has.
+    begun: bool,
+    /// What is to be written first.
+    waiting: Vec<u8>,
     /// Why it cannot be written: for the next who tries.
     failed: Option<io::Error>,
 }
@@ -44,9 +46,11 @@ impl Output {
         options.write(true);
         let (file, created) = match options.create_new(true).open(path) {
             Ok(file) => (Ok(file), true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                (options.create_new(false).create(true).truncate(false).open(path), false)
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match options.create_new(false).open(path) {
+                // A link to what is not there yet.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => (options.create(true).open(path), true),
+                opened => (opened, false),
+            },
             Err(error) => (Err(error), false),
         };
         let file = file.map_err(|source| CollectError::Output { path: path.to_owned(), source })?;
@@ -55,7 +59,7 @@ impl Output {
             // A file system without owners is no reason to fail.
             let _ = fchown(&file, Some(user), Some(group));
         }
-        let held = Arc::new(Mutex::new(Held { file, waiting: Some(Vec::new()), failed: None }));
+        let held = Arc::new(Mutex::new(Held { file, begun: false, waiting: Vec::new(), failed: None }));
         Ok((Self { file: Some(Arc::clone(&held)), created }, Box::new(Sink(held))))
     }
 
@@ -63,16 +67,18 @@ impl Output {
     pub(super) fn begin(&self) {
         let Some(held) = &self.file else { return };
         let held = &mut *lock(held);
-        let waiting = held.waiting.take().unwrap_or_default();
-        let regular = held.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let emptied = if regular { held.file.set_len(0) } else { Ok(()) };
-        held.failed = emptied.and_then(|()| held.file.write_all(&waiting)).err();
+        held.begun = true;
+        // What is no file may keep a writer waiting: that is for the thread that writes.
+        if held.file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            held.failed = held.file.set_len(0).and_then(|()| held.file.write_all(&held.waiting)).err();
+            held.waiting.clear();
+        }
     }
 
     /// Nothing was recorded: leave no empty file behind.
     pub(super) fn discard(&self, path: &Path) {
         if self.created {
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(path.canonicalize().as_deref().unwrap_or(path));
         }
     }
 }
@@ -83,10 +89,12 @@ impl Write for Sink {
         if let Some(error) = held.failed.take() {
             return Err(error);
         }
-        match &mut held.waiting {
-            Some(waiting) => waiting.write(bytes),
-            None => held.file.write(bytes),
+        if !held.begun {
+            return held.waiting.write(bytes);
         }
+        held.file.write_all(&held.waiting)?;
+        held.waiting.clear();
+        held.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

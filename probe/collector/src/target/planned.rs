@@ -57,8 +57,8 @@ impl PlannedFunction {
         self.entry.as_ref().ok().map(|placement| self.vaddr.wrapping_add(placement.offset.into()))
     }
 
-    /// The implementations of an IFUNC; where none is bound yet, all that its resolver can choose. Without a contradiction in its names
-    /// and with no candidate, there are none.
+    /// The implementations of an IFUNC; where none is bound yet, all that its resolver can choose. With a contradiction in its names,
+    /// or with no candidate, there are none.
     pub(crate) fn implementations(
         code: &ElfCode<'_>,
         image: &ElfImage,

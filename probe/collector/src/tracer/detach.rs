@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use trace_format::event::EndReason;
 
 use super::{
-    DETACH_PATIENCE, END_PATIENCE, Tracer,
+    DETACH_PATIENCE, END_PATIENCE, Tracer, process,
     ptrace::{self, Wait},
 };
 use crate::notice::What;
@@ -15,16 +15,19 @@ impl Tracer {
     /// group stops caused by others stay.
     pub(super) fn detach_all(&mut self) {
         let _ = self.kernel.arm(false);
+        self.ending = true;
         let pids: Vec<u32> =
             self.processes.iter().filter(|(_, process)| process.recorded).map(|(pid, _)| *pid).collect();
         for (tid, _) in std::mem::take(&mut self.held) {
             if ptrace::detach(tid, 0).is_ok() {
                 self.tasks.remove(&tid);
+                self.released.insert(tid);
                 self.forget(tid);
             }
         }
         for tid in std::mem::take(&mut self.early) {
             let _ = ptrace::detach(tid, 0);
+            self.released.insert(tid);
         }
         for tid in self.tasks.keys() {
             let _ = ptrace::interrupt(*tid);
@@ -46,12 +49,12 @@ impl Tracer {
     fn let_go_until(&mut self, patience: Duration, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + patience;
         while !done(self) && Instant::now() < deadline {
-            match ptrace::wait_any() {
+            match ptrace::wait_any(|tid| self.processes.contains_key(&tid)) {
                 Ok(Some(wait)) => self.let_go(wait),
                 Ok(None) => {
                     ptrace::poll(&[], 1);
                 }
-                // Nothing is traced any more, and nothing that is left is a child of ours.
+                // Nothing is traced any more, and no child is left.
                 Err(_) => break,
             }
         }
@@ -66,11 +69,19 @@ impl Tracer {
             }
             Wait::Stop { tid } | Wait::GroupStop { tid } => self.release(tid, 0),
             Wait::Event { tid, event } => {
-                if matches!(event, libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE)
-                    && let Ok(child) = ptrace::event_message(tid)
-                {
-                    // The child is a tracee of ours too and stops before it runs.
-                    self.tasks.insert(child as u32, child as u32);
+                let message = ptrace::event_message(tid).unwrap_or(0) as u32;
+                match event {
+                    // The child is a tracee of ours too and stops before it runs, if it did not before this.
+                    libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE
+                        if message != 0 && !self.released.contains(&message) =>
+                    {
+                        self.tasks.insert(message, process::thread_group(message).unwrap_or(message));
+                    }
+                    // The thread that executes a program is its process's first from now on.
+                    libc::PTRACE_EVENT_EXEC if message != tid => {
+                        self.tasks.remove(&message);
+                    }
+                    _ => {}
                 }
                 self.release(tid, 0);
             }
@@ -80,13 +91,18 @@ impl Tracer {
     /// Lets a thread go with a signal, unless a stop of ours is still on its way to it: nobody else would resume it.
     fn release(&mut self, tid: u32, signal: i32) {
         if self.kernel.is_stopping(tid) {
-            let _ = ptrace::resume(tid, signal);
-            return;
+            if process::is_stop_pending(tid) {
+                let _ = ptrace::resume(tid, signal);
+                return;
+            }
+            // It was taken back, by a SIGCONT.
+            let _ = self.kernel.take_stop(tid);
         }
         let _ = ptrace::detach(tid, signal);
         self.forget(tid);
-        let pid = self.tasks.remove(&tid);
-        self.root_signalled |= signal != 0 && pid == Some(self.root);
+        self.released.insert(tid);
+        let of_root = self.tasks.remove(&tid) == Some(self.root);
+        self.root_signalled |= of_root && self.launched && ptrace::may_end(signal);
     }
 
     fn forget(&mut self, tid: u32) {

@@ -123,6 +123,7 @@ impl Tracer {
             && former as u32 != tid
         {
             self.tasks.remove(&(former as u32));
+            let _ = self.kernel.take_stop(former as u32);
         }
         self.tasks.insert(tid, pid);
         let first = self.at_gate && pid == self.root;
@@ -164,6 +165,13 @@ impl Tracer {
             // Let go with the signal that ended it.
             if tid == self.root {
                 self.outcome.status = Some(status);
+                if let Some(process) = self.processes.remove(&tid) {
+                    if process.recorded {
+                        self.outcome.target_cpu_ns += cpu_ns;
+                        self.tell(What::End { pid: tid, reason: EndReason::Exit(status) });
+                    }
+                    self.retire(process);
+                }
             }
             return;
         };
@@ -205,7 +213,8 @@ impl Tracer {
 
     /// Lets go of a process's probes and rows.
     pub(super) fn retire(&mut self, process: Process) {
-        let without = process.recorded && process.links.is_empty() && !process.name.is_empty();
+        // At the end of a recording it may not have loaded any yet.
+        let without = process.recorded && !process.placed.has_allocator() && !process.name.is_empty() && !self.ending;
         if without && self.without_allocator.len() < MOST_WARNED && self.without_allocator.insert(process.name.clone())
         {
             self.tell(What::Warning(format!(

@@ -54,7 +54,7 @@ use crate::{
 pub struct Following {
     /// Children too.
     pub children: bool,
-    /// Only processes whose executable has this file name, or that were started by it; empty for all.
+    /// Only processes whose executable has this file name, or that were called by this name; empty for all.
     pub only: Vec<String>,
 }
 
@@ -165,8 +165,13 @@ pub(crate) struct Tracer {
     left_out: BTreeSet<String>,
     without_allocator: BTreeSet<String>,
     any_recorded: bool,
-    /// Whether the root was let go with a signal.
+    /// Whether we started the root.
+    launched: bool,
+    /// Whether the root was let go with a signal that may end it.
     root_signalled: bool,
+    /// Whether the recording ends while targets run on, and who was let go since.
+    ending: bool,
+    released: HashSet<u32>,
     /// Whether the root has not yet executed its program.
     at_gate: bool,
     outcome: Outcome,
@@ -202,7 +207,10 @@ impl Tracer {
             left_out: BTreeSet::new(),
             without_allocator: BTreeSet::new(),
             any_recorded: false,
+            launched: false,
             root_signalled: false,
+            ending: false,
+            released: HashSet::new(),
             at_gate: false,
             outcome: Outcome::default(),
             bell,
@@ -268,7 +276,7 @@ impl Tracer {
 
     /// One round: whatever happened, then rest until more does.
     fn turn(&mut self) {
-        while let Ok(Some(wait)) = ptrace::wait_any() {
+        while let Ok(Some(wait)) = ptrace::wait_any(|tid| self.processes.contains_key(&tid)) {
             self.handle(wait);
             if self.signals.root_ended.load(Ordering::Acquire) {
                 return;
@@ -299,6 +307,7 @@ impl Tracer {
             ),
         })?;
         self.root = gated.pid;
+        self.launched = true;
         self.at_gate = true;
         self.tasks.insert(gated.pid, gated.pid);
         self.processes.insert(gated.pid, Process::default());

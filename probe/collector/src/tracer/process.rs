@@ -20,6 +20,14 @@ pub(super) fn thread_group(tid: u32) -> Option<u32> {
     status_field(tid, "Tgid:")
 }
 
+/// Whether a SIGSTOP to a thread is on its way.
+pub(super) fn is_stop_pending(tid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+    let pending = pending.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    pending.is_some_and(|set| set >> (libc::SIGSTOP - 1) & 1 == 1)
+}
+
 fn status_field(tid: u32, field: &str) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()

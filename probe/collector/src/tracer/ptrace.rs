@@ -81,12 +81,15 @@ pub(super) fn same_memory(a: u32, b: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_kcmp, a as pid_t, b as pid_t, KCMP_VM, 0, 0) == 0 }
 }
 
-/// The next thing that happened to any tracee, if something did.
-pub(super) fn wait_any() -> io::Result<Option<Wait>> {
+/// The next thing that happened to any tracee, if something did. `is_process`: whether an id is that of a process whose CPU
+/// time is wanted.
+pub(super) fn wait_any(is_process: impl Fn(u32) -> bool) -> io::Result<Option<Wait>> {
     loop {
         // SAFETY: plain integers, filled by the call.
         let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // Without WSTOPPED: what tracees stop at is told all the same, but not that a child of ours which nobody traces was
+        // stopped by somebody.
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
         // SAFETY: the pointer is to a live local; what the call fills in is of a child.
         let tid = unsafe {
             if libc::waitid(libc::P_ALL, 0, &raw mut news, options) != 0 {
@@ -99,15 +102,15 @@ pub(super) fn wait_any() -> io::Result<Option<Wait>> {
         }
         let ended = matches!(news.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
         // Can be asked for until the process is waited for.
-        let children_ns = if ended { super::process::children_cpu_ns(tid as u32) } else { 0 };
+        let counts = ended && is_process(tid as u32);
+        let children_ns = if counts { super::process::children_cpu_ns(tid as u32) } else { 0 };
         let mut status: c_int = 0;
         // SAFETY: plain integers, filled by the call.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: both pointers are to live locals.
         match unsafe { libc::wait4(tid, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage) } {
-            -1 => return Err(io::Error::last_os_error()),
-            // Killed while it was stopped: its end is news of its own.
-            0 => {}
+            // Killed since, while it was stopped: what became of it is news of its own.
+            -1 | 0 => {}
             _ => return Ok(Some(decode(tid as u32, status, &usage, children_ns))),
         }
     }
@@ -137,6 +140,21 @@ pub(crate) fn block_signals(signals: &[c_int]) -> libc::sigset_t {
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut old);
         old
     }
+}
+
+/// Whether a process may end of a signal that it does not handle.
+pub(super) fn may_end(signal: c_int) -> bool {
+    const HARMLESS: [c_int; 8] = [
+        libc::SIGCHLD,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    signal != 0 && !HARMLESS.contains(&signal)
 }
 
 /// Whether this process ignores a signal, as it does when its parent made it so.

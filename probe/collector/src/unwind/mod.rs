@@ -131,7 +131,7 @@ fn add_teardown(elf: &ElfFile64<'_, LittleEndian>, code: &[(u64, u64)], found: &
                 frames.extend(teardown::frames(bytes).map(|(push, pop)| (from + push as u64, from + pop as u64)));
             }
         }
-        covered = end;
+        covered = covered.max(end);
     }
     for (start, end) in frames {
         found.add_function(start, end, Rule::plain(KIND_RSP, 2, 2));
@@ -154,7 +154,7 @@ fn add_entries(packer: &mut Packer, found: &entries::Entries) {
     }
 }
 
-/// A hash of everything that a file's table is made of; of a file without `.eh_frame`, of all its bytes. `None` for what is no
+/// A hash of what a file's table is made of (the C runtime's teardown aside, which comes with its `.eh_frame`); of a file without `.eh_frame`, of all its bytes. `None` for what is no
 /// ELF file. Compilers come without build ids, and hashing all of one takes as long as reading its table from disk.
 fn fingerprint(file: &[u8]) -> Option<u128> {
     let elf = ElfFile64::<LittleEndian>::parse(file).ok()?;
