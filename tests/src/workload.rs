@@ -107,6 +107,7 @@ const WORKLOADS: &[Workload] = &[
     c("prefixed-je-static", &["prefixed.c"], &["-DPREFIX=je_", "-static"]),
     c("reuse_race", &["reuse_race.c"], &["-pthread"]),
     c("rlimit", &["rlimit.c"], &[]),
+    c("forks_on", &["forks_on.c"], &[]),
     c("returning", &["returning.c"], &["-pthread"]),
     c("same_slot", &["same_slot.c"], &[]),
     c("signals", &["signals.c"], &[]),

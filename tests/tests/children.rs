@@ -238,3 +238,21 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
     panic!("waited in vain for {what}");
 }
+
+/// A child that is not followed gets rid of the breakpoints that it inherits when it meets them: it is not slowed.
+#[test]
+fn children_that_are_not_followed_are_not_slowed() {
+    let Some(_live) = live() else { return };
+    let program = built("forks_on");
+    let (mut recorder, _dir, trace, _) = Record::new([&program]).options(&["--quiet", "--no-follow"]).start(true);
+    recorder.wait_for_output("ready\n", 1);
+    let both = tests::process::running(&program);
+    let [parent, child] = both[..] else { panic!("not two processes: {both:?}") };
+    let (parent, child) = if tests::process::parent(child) == Some(parent) { (parent, child) } else { (child, parent) };
+    let left = |pid| tests::process::breakpoints(pid).expect("it waits").len();
+    // malloc at its entry, free at its entry, at the least.
+    assert!(left(parent) > 2 && left(child) + 2 <= left(parent), "{} of {} left", left(child), left(parent));
+    recorder.stdin = None;
+    recorder.finish().success("forks_on");
+    assert_eq!(info(&trace).processes.len(), 1);
+}

@@ -30,8 +30,7 @@ pub(crate) struct RecordingArgs {
     /// The trace to write [default: NAME.htape, numbered if that exists]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Record this process alone, not its children. A child that only forks keeps its copy of the breakpoints, which slow its
-    /// calls of the allocator until it executes a program
+    /// Record this process alone, not its children
     #[arg(long)]
     no_follow: bool,
     /// Record only processes whose executable is called NAME, or that were called by this name (may be given several times);
@@ -159,7 +158,9 @@ impl RecordingArgs {
                 free_stacks: !self.no_free_stacks,
                 floor: self.floor,
                 check_every: if self.check_stacks.is_some() { self.check_every } else { 0 },
-                perf_links: self.links == Links::Perf,
+                // A child that is not followed inherits breakpoints. The kernel takes away those of perf links as it meets them,
+                // those of others it keeps.
+                perf_links: self.links == Links::Perf || self.no_follow,
             },
             following: Following { children: !self.no_follow, only: self.only.clone() },
             duration: self.duration,

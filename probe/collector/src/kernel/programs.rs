@@ -100,7 +100,8 @@ pub struct Tuning {
     pub floor: bool,
     /// Stop at one in this many stacks to have it checked; 0 for none.
     pub check_every: u32,
-    /// One perf link for each probe, as on kernels before 6.6: for tests.
+    /// One perf link for each probe, as on kernels before 6.6. The kernel takes their breakpoints out of forked children that are
+    /// not recorded, when these meet them.
     pub perf_links: bool,
 }
 
